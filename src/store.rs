@@ -1,0 +1,396 @@
+//! Where sessions live: the contract, and the two stores that keep it.
+//!
+//! A session is two logs (lanes) of numbered entries and a *control state*: a handful of small records (who may still
+//! write, what was asked and not yet answered) under a version. Every write is one [`Commit`]; everything else reads.
+//!
+//! # The contract
+//! 1. **Atomic.** A commit happens whole, at one instant of the session, or not at all.
+//! 2. **Conditional.** It happens only while the control state has the version that the committer saw, within the
+//!    committer's time window, judged on the store's clock. Otherwise the store answers with the current state
+//!    ([`Outcome::Conflict`]) and nothing has changed. Versions are never reused, not even by a session that was
+//!    deleted and made again.
+//! 3. **Numbered.** Entries get ids `<ms>-<n>`, `n` without holes in a lane, `ms` the store's clock and never going
+//!    back. The entries of a commit share their `ms`.
+//! 4. **Pushed.** After a commit, its subscribers get the new entries in order (or a doorbell if they are large). Pushes
+//!    may be lost, doubled or late, never reordered unnoticed: `n` shows it. What was pushed had been committed.
+//! 5. **Readable.** A read tells whether the id it starts after is still in the log. If it isn't, it says why and starts
+//!    at the first entry that is there.
+//! 6. **Bounded.** A lane keeps at least its newest `cap` entries and not many more; a session that nobody wrote to for
+//!    its `ttl` is gone, whole.
+
+pub mod memory;
+pub mod redis;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::id::{EntryId, Lane, Ms, Name};
+
+/// What a store does. Implementations are shared by all requests of a replica.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Writes to a session, creating it if `expect` is `None` and there is none.
+    async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError>;
+
+    /// Reads up to `limit` entries of a lane, in order.
+    async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError>;
+
+    /// What a session is now: its control state and where its lanes begin and end. `None` if there is no such session.
+    async fn stat(&self, session: &Name) -> Result<Option<Stat>, StoreError>;
+
+    /// Where an idempotent producer stands in a session. `None` if the session does not know it.
+    async fn producer(&self, session: &Name, producer: &Name) -> Result<Option<ProducerState>, StoreError>;
+
+    /// Erases a session; subscribers are told. `false` if there was none.
+    async fn delete(&self, session: &Name) -> Result<bool, StoreError>;
+
+    /// Begins to push what is committed from now on to `tail`, until the subscription is dropped. A session needs not
+    /// exist to be subscribed to.
+    async fn subscribe(&self, session: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError>;
+
+    /// Whether commits, reads and pushes work at this moment.
+    async fn health(&self) -> Result<(), StoreError>;
+
+    /// `memory` or `redis`: for messages and metrics.
+    fn kind(&self) -> &'static str;
+}
+
+/// The receiving end of a subscription. Calls come from the store's own tasks and must not block.
+pub trait Tail: Send + Sync {
+    /// Something was committed.
+    fn push(&self, push: Push);
+    /// Pushes may have been missed: the subscription was lost and is back. Read what matters again.
+    fn doubt(&self);
+}
+
+/// What a subscriber is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Push {
+    /// New entries of one lane: the first has the id `first`, the rest count on from it with the same `ms`.
+    Entries {
+        /// The lane they were appended to.
+        lane: Lane,
+        /// The id of the first.
+        first: EntryId,
+        /// Their payloads, in order.
+        payloads: Vec<Bytes>,
+    },
+    /// There are new entries up to this id, too large to be pushed.
+    Doorbell {
+        /// The lane they were appended to.
+        lane: Lane,
+        /// The id of the last.
+        last: EntryId,
+    },
+    /// The control state has another version.
+    Control,
+    /// The session is closed: no more entries after those pushed.
+    Closed,
+    /// The session was erased.
+    Deleted,
+}
+
+/// Ends the pushes when dropped.
+pub struct Subscription(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Subscription {
+    /// A subscription that runs `end` when dropped.
+    pub fn new(end: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Subscription(Some(Box::new(end)))
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(end) = self.0.take() {
+            end();
+        }
+    }
+}
+
+/// A version of a session's control state: a token that is never used twice.
+pub type Version = Arc<str>;
+
+/// One write.
+#[derive(Debug, Clone, Default)]
+pub struct Commit {
+    /// The version of the control state that this commit was decided on; `None`: there is no session.
+    pub expect: Option<Version>,
+    /// The version from now on, if this commit creates the session or changes its control state.
+    pub version: Option<Version>,
+    /// The times for which the decision holds.
+    pub window: Window,
+    /// Runs whose lease this commit renews, to the store's time.
+    pub touch: Vec<Name>,
+    /// Runs that must not have been touched after the time that the committer saw.
+    pub untouched: Vec<(Name, Ms)>,
+    /// Records of the control state to write (`Some`) or to drop (`None`), by key.
+    pub changes: Vec<(String, Option<Bytes>)>,
+    /// The session is closed by this commit.
+    pub closes: bool,
+    /// Entries to append, in order. Each part succeeds or is refused by itself as far as producers are concerned.
+    pub parts: Vec<Part>,
+}
+
+/// The times for which a decision holds: `not_before <= now < before`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// The time at which deadlines were judged as passed; 0 if none was.
+    pub not_before: Ms,
+    /// The first deadline that was judged as not yet passed.
+    pub before: Ms,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Window { not_before: 0, before: Ms::MAX }
+    }
+}
+
+/// The entries of one request.
+#[derive(Debug, Clone, Default)]
+pub struct Part {
+    /// Makes the events idempotent.
+    pub producer: Option<Producer>,
+    /// Payloads for the events lane.
+    pub events: Vec<Bytes>,
+    /// Payloads for the commands lane.
+    pub commands: Vec<Bytes>,
+}
+
+/// Numbers the events of a part, so that each is stored once however often it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Producer {
+    /// Who counts.
+    pub id: Name,
+    /// Which life of the producer; a higher one fences off the lower ones.
+    pub epoch: u64,
+    /// The number of the part's first event, from 0.
+    pub seq: u64,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It happened.
+    Committed {
+        /// The `ms` of its entries.
+        now: Ms,
+        /// What became of each part, in order.
+        parts: Vec<Parted>,
+    },
+    /// Nothing happened: the decision was made on another state or for another time.
+    Conflict(Snapshot),
+}
+
+/// What became of a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parted {
+    /// Its entries are in the log: numbered from these on in each lane, after skipping so many of its events that had
+    /// been stored before.
+    Appended {
+        /// `n` of the first event appended.
+        events_from: u64,
+        /// `n` of the first command appended.
+        commands_from: u64,
+        /// How many of the events were already stored.
+        skipped: usize,
+    },
+    /// All of its events were stored before. Their ids, if it was the producer's last request.
+    Duplicate(Option<Vec<EntryId>>),
+    /// A newer life of the producer has written.
+    StaleEpoch {
+        /// The epoch of that life.
+        current: u64,
+    },
+    /// Events before these are missing.
+    ProducerGap {
+        /// The number that comes next.
+        expected: u64,
+    },
+    /// The first event of a new epoch must have the number 0.
+    EpochNotAtZero,
+    /// The session has as many producers as it can hold.
+    TooManyProducers,
+}
+
+/// How many producers a session remembers.
+pub const PRODUCERS_MAX: u64 = 10_000;
+
+/// The control state as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The session's time: the store's clock, not before its last entry.
+    pub now: Ms,
+    /// `None`: there is no such session.
+    pub state: Option<State>,
+}
+
+/// The control state of a session that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Changes with every change of the records.
+    pub version: Version,
+    /// When the session came to be.
+    pub created: Ms,
+    /// When it was closed.
+    pub closed: Option<Ms>,
+    /// The records, by key.
+    pub records: Vec<(String, Bytes)>,
+    /// When each run was last touched.
+    pub touched: Vec<(Name, Ms)>,
+}
+
+/// Where an idempotent producer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ProducerState {
+    /// Its current life.
+    pub epoch: u64,
+    /// The number that its next event must have.
+    pub next_seq: u64,
+}
+
+/// A session as `GET /v1/sessions/{session}` shows it.
+#[derive(Debug, Clone)]
+pub struct Stat {
+    /// The control state.
+    pub snapshot: Snapshot,
+    /// The first and last entry of each lane, by [`Lane::index`]; `0-0` where there is none.
+    pub lanes: [Extent; 2],
+}
+
+/// Where a lane begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extent {
+    /// The oldest entry that is still there.
+    pub first: Option<EntryId>,
+    /// The newest entry ever appended; `0-0` if none was.
+    pub last: EntryId,
+}
+
+/// Where a read begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// At the first entry that is there.
+    Start,
+    /// After this entry, which must still be in the log. `0-0` stands before entry number 1.
+    After(EntryId),
+    /// So that the page ends with the newest entry.
+    Latest,
+}
+
+/// An entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place.
+    pub id: EntryId,
+    /// Its JSON, on one line.
+    pub payload: Bytes,
+}
+
+/// What a read gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Whether there is such a session.
+    pub exists: bool,
+    /// Whether it takes no more entries.
+    pub closed: bool,
+    /// Where the lane began and ended when it was read.
+    pub extent: Extent,
+    /// Why the id to start after was not there, if so; `entries` then begin at the start.
+    pub lost: Option<Lost>,
+    /// The entries, in order.
+    pub entries: Vec<Entry>,
+}
+
+impl Page {
+    /// The id to read on from.
+    pub fn next(&self, from: From) -> EntryId {
+        match (self.entries.last(), from) {
+            (Some(last), _) => last.id,
+            (None, From::After(id)) if self.lost.is_none() => id,
+            _ => self.extent.last,
+        }
+    }
+
+    /// Whether there was nothing after this page when it was read.
+    pub fn up_to_date(&self, from: From) -> bool {
+        self.next(from).n >= self.extent.last.n
+    }
+}
+
+/// Why an id is not in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lost {
+    /// It was, but the log has been cut behind it.
+    Trimmed,
+    /// It never was in this log, or what was there has been replaced (after a failover of Redis).
+    Unknown,
+    /// The session it belonged to is gone.
+    Deleted,
+}
+
+impl Lost {
+    /// Why a cursor that was not found is not there. Written once for all stores.
+    pub fn why(cursor: EntryId, created: Option<Ms>, extent: Extent) -> Lost {
+        match created {
+            None => Lost::Deleted,
+            Some(created) if cursor.ms < created && cursor != EntryId::ZERO => Lost::Deleted,
+            Some(_) if extent.first.is_some_and(|first| cursor.n < first.n) => Lost::Trimmed,
+            Some(_) => Lost::Unknown,
+        }
+    }
+}
+
+/// How long sessions are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// A session that nobody wrote to for so long is gone.
+    pub ttl: Duration,
+    /// How many entries a lane keeps at least.
+    pub cap: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { ttl: Duration::from_secs(24 * 3600), cap: 100_000 }
+    }
+}
+
+/// Why a store could not answer. Whether a commit happened is then unknown, unless the variant says otherwise.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The store cannot be reached, or did not answer in time. Try again later.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// The store answered something that this version cannot read, or refuses its work for good.
+    #[error("the store is at fault: {0}")]
+    Fault(String),
+}
+
+/// Makes version tokens: random once a process, then counted.
+#[derive(Debug)]
+pub struct Versions {
+    nonce: u64,
+    count: std::sync::atomic::AtomicU64,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        // The standard hasher is keyed by the operating system's randomness: two replicas never share a nonce.
+        let nonce = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+        Versions { nonce, count: Default::default() }
+    }
+}
+
+impl Versions {
+    /// A token that nobody had before.
+    pub fn fresh(&self) -> Version {
+        let count = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        format!("{:016x}-{count:x}", self.nonce).into()
+    }
+}

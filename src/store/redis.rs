@@ -1,0 +1,379 @@
+//! The Redis store: one script for every write, pooled connections for pages, one subscription connection a replica.
+//!
+//! | what | over which connection | why |
+//! |---|---|---|
+//! | commits | a few shared ones, pipelined | 112k/s against 35k/s for exclusive checkouts (measured, Redis 7.0) |
+//! | pages, stats | the `deadpool-redis` pool | a long page must not delay a token |
+//! | pushes | one of its own | a connection in subscriber mode takes no other commands |
+//!
+//! Keys, all on one cluster slot: `<prefix>{<session>}:meta`, `:events`, `:commands`, and the channel `:tail`.
+
+mod commit;
+mod tail;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use deadpool_redis::{Manager, Pool, Runtime};
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+
+use super::{
+    Commit, Entry, Extent, From, Lost, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription,
+    Tail,
+};
+use crate::id::{EntryId, Lane, Ms, Name};
+
+/// How to reach Redis, and how to use it.
+#[derive(Debug, Clone)]
+pub struct RedisConfig {
+    /// `redis://`, `rediss://` or `unix://`, with user, password and database number.
+    pub url: String,
+    /// What every key begins with.
+    pub prefix: String,
+    /// How long sessions are kept.
+    pub retention: Retention,
+    /// How long to wait for an answer before a request is refused.
+    pub timeout: Duration,
+    /// Connections for commits.
+    pub commit_connections: usize,
+    /// Connections for pages.
+    pub page_connections: usize,
+    /// The largest push in bytes; larger commits ring a doorbell and are read.
+    pub push_max: usize,
+}
+
+impl RedisConfig {
+    /// The defaults, for this URL.
+    pub fn new(url: impl Into<String>) -> Self {
+        RedisConfig {
+            url: url.into(),
+            prefix: "moorline:".into(),
+            retention: Retention::default(),
+            timeout: Duration::from_secs(2),
+            commit_connections: 2,
+            page_connections: 16,
+            push_max: 64 * 1024,
+        }
+    }
+}
+
+/// Sessions in Redis.
+pub struct RedisStore {
+    keys: Keys,
+    config: RedisConfig,
+    script: commit::Script,
+    commits: Vec<ConnectionManager>,
+    /// Sessions are spread over the commit connections by this hash; one session stays on one.
+    spread: std::hash::RandomState,
+    pages: Pool,
+    tails: tail::Tails,
+    health_turn: AtomicUsize,
+}
+
+/// The names of a session's keys.
+#[derive(Debug, Clone)]
+struct Keys {
+    prefix: Arc<str>,
+}
+
+impl Keys {
+    fn lane(&self, session: &Name, lane: Lane) -> String {
+        format!("{}{{{session}}}:{}", self.prefix, lane.as_str())
+    }
+
+    fn meta(&self, session: &Name) -> String {
+        format!("{}{{{session}}}:meta", self.prefix)
+    }
+
+    fn channel(&self, session: &Name) -> String {
+        format!("{}{{{session}}}:tail", self.prefix)
+    }
+}
+
+impl RedisStore {
+    /// Connects. Fails if Redis is not there now or does not let us in; later losses are repaired in the background.
+    pub async fn connect(config: RedisConfig) -> Result<Self, StoreError> {
+        let fault = |e: RedisError| StoreError::Fault(e.to_string());
+        // rediss:// needs a process-wide TLS provider; a second installation is refused and harmless.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let info = config.url.as_str().into_connection_info().map_err(fault)?;
+        // Off by default in redis-rs 1.x: Nagle's algorithm would hold small commits back.
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let info = info.set_tcp_settings(tcp);
+        let client = Client::open(info.clone()).map_err(fault)?;
+
+        let manager = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(config.timeout))
+            .set_response_timeout(Some(config.timeout))
+            .set_min_delay(Duration::from_millis(20))
+            .set_max_delay(Duration::from_millis(500))
+            .set_number_of_retries(3);
+        let mut commits = Vec::new();
+        for _ in 0..config.commit_connections.max(1) {
+            let connecting = ConnectionManager::new_with_config(client.clone(), manager.clone());
+            let connection = tokio::time::timeout(config.timeout, connecting)
+                .await
+                .map_err(|_| StoreError::Unavailable(format!("no connection within {:?}", config.timeout)))?;
+            commits.push(connection.map_err(store_error)?);
+        }
+
+        // A page may be megabytes: give it longer than a commit.
+        let page = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(config.timeout))
+            .set_response_timeout(Some(config.timeout * 5));
+        let pages = Pool::builder(Manager::new_with_config(info, page).map_err(fault)?)
+            .max_size(config.page_connections.max(1))
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(config.timeout * 5))
+            .create_timeout(Some(config.timeout))
+            .recycle_timeout(Some(config.timeout))
+            .build()
+            .map_err(|e| StoreError::Fault(e.to_string()))?;
+
+        let keys = Keys { prefix: config.prefix.as_str().into() };
+        let tails = tail::Tails::start(client, commits.clone(), &config).await?;
+        Ok(RedisStore {
+            keys,
+            script: commit::Script::new(),
+            commits,
+            spread: Default::default(),
+            pages,
+            tails,
+            config,
+            health_turn: AtomicUsize::new(0),
+        })
+    }
+
+    fn commit_connection(&self, session: &Name) -> ConnectionManager {
+        let hash = std::hash::BuildHasher::hash_one(&self.spread, session);
+        self.commits[hash as usize % self.commits.len()].clone()
+    }
+
+    /// Runs commands as one transaction on a pooled connection.
+    async fn transaction(&self, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
+        let mut connection = self.pages.get().await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        pipe.query_async(&mut connection).await.map_err(store_error)
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
+        let mut connection = self.commit_connection(session);
+        let arguments = commit::Arguments { keys: &self.keys, session, config: &self.config, commit };
+        // The connection's own timeout does not cover a reconnect that it waits for.
+        tokio::time::timeout(self.config.timeout, self.script.run(&mut connection, &arguments))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.config.timeout))))
+    }
+
+    async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
+        let key = self.keys.lane(session, lane);
+        let last_field = if lane == Lane::Events { "e" } else { "c" };
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        pipe.cmd("HMGET").arg(self.keys.meta(session)).arg(&["at", "x", last_field]);
+        pipe.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
+        match from {
+            From::Start => pipe.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(limit),
+            // From the cursor itself on: its presence is the proof that the log still continues it.
+            From::After(id) => {
+                pipe.cmd("XRANGE").arg(&key).arg(id.to_string()).arg("+").arg("COUNT").arg(limit.saturating_add(1))
+            }
+            From::Latest => pipe.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(limit),
+        };
+        let replies = self.transaction(&pipe).await?;
+        let [meta, first, entries] = <[Value; 3]>::try_from(replies).map_err(|r| unreadable("a page", &r))?;
+        let [created, closed, last] = <[Value; 3]>::try_from(array(meta)?).map_err(|r| unreadable("meta", &r))?;
+        let created = optional(created, ms)?;
+        let extent =
+            Extent { first: stream(first)?.first().map(|e| e.id), last: optional(last, entry_id)?.unwrap_or_default() };
+        let mut page = Page {
+            exists: created.is_some(),
+            closed: optional(closed, ms)?.is_some(),
+            extent,
+            lost: None,
+            entries: stream(entries)?,
+        };
+        match from {
+            From::Latest => page.entries.reverse(),
+            From::After(EntryId::ZERO) if extent.first.is_none_or(|f| f.n == 1) => page.entries.truncate(limit),
+            From::After(id) if page.entries.first().is_some_and(|e| e.id == id) => {
+                page.entries.remove(0);
+            }
+            From::After(id) => {
+                let start = Box::pin(self.read(session, lane, From::Start, limit)).await?;
+                page = Page { lost: Some(Lost::why(id, created, extent)), ..start };
+            }
+            From::Start => {}
+        }
+        Ok(page)
+    }
+
+    async fn stat(&self, session: &Name) -> Result<Option<Stat>, StoreError> {
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        pipe.cmd("TIME");
+        pipe.cmd("HGETALL").arg(self.keys.meta(session));
+        for lane in Lane::ALL {
+            pipe.cmd("XRANGE").arg(self.keys.lane(session, lane)).arg("-").arg("+").arg("COUNT").arg(1);
+        }
+        let replies = self.transaction(&pipe).await?;
+        let [time, meta, events, commands] = <[Value; 4]>::try_from(replies).map_err(|r| unreadable("a stat", &r))?;
+        let (seconds, micros): (u64, u64) =
+            redis::from_redis_value(time).map_err(|e| StoreError::Fault(e.to_string()))?;
+        let fields = pairs(meta)?;
+        let last = |field: &str| -> Result<EntryId, StoreError> {
+            let found = fields.iter().find(|(key, _)| key == field);
+            found.map_or(Ok(EntryId::ZERO), |(_, id)| entry_id(Value::BulkString(id.to_vec())))
+        };
+        let lanes = [(events, last("e")?), (commands, last("c")?)];
+        let [events, commands] =
+            lanes.map(|(first, last)| Ok(Extent { first: stream(first)?.first().map(|e| e.id), last }));
+        let lanes: [Extent; 2] = [events?, commands?];
+        let now = (seconds * 1000 + micros / 1000).max(lanes[0].last.ms).max(lanes[1].last.ms);
+        let snapshot = commit::snapshot(now, fields)?;
+        Ok(snapshot.state.is_some().then_some(Stat { snapshot, lanes }))
+    }
+
+    async fn producer(&self, session: &Name, producer: &Name) -> Result<Option<ProducerState>, StoreError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("HGET").arg(self.keys.meta(session)).arg(format!("p.{producer}"));
+        let life = self.transaction(&pipe).await?.pop().unwrap_or(Value::Nil);
+        optional(life, |life| {
+            let life = text(life)?;
+            let mut numbers = life.split(' ').map(|part| part.parse::<u64>().ok());
+            match (numbers.next().flatten(), numbers.next().flatten()) {
+                (Some(epoch), Some(next_seq)) => Ok(ProducerState { epoch, next_seq }),
+                _ => Err(StoreError::Fault(format!("a producer reads {life:?}"))),
+            }
+        })
+    }
+
+    async fn delete(&self, session: &Name) -> Result<bool, StoreError> {
+        let meta = self.keys.meta(session);
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        pipe.cmd("EXISTS").arg(&meta);
+        pipe.cmd("DEL").arg(&meta);
+        for lane in Lane::ALL {
+            pipe.cmd("DEL").arg(self.keys.lane(session, lane));
+        }
+        pipe.cmd("PUBLISH").arg(self.keys.channel(session)).arg("d");
+        let replies = self.transaction(&pipe).await?;
+        Ok(matches!(replies.first(), Some(Value::Int(1))))
+    }
+
+    async fn subscribe(&self, session: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError> {
+        self.tails.subscribe(self.keys.channel(session), tail).await
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        let turn = self.health_turn.fetch_add(1, Ordering::Relaxed);
+        let mut connection = self.commits[turn % self.commits.len()].clone();
+        let ping = redis::cmd("PING");
+        tokio::time::timeout(self.config.timeout, ping.query_async::<Value>(&mut connection))
+            .await
+            .map_err(|_| StoreError::Unavailable(format!("no answer to a ping within {:?}", self.config.timeout)))?
+            .map_err(store_error)?;
+        if !self.tails.alive() {
+            return Err(StoreError::Unavailable("the subscription to Redis is down".into()));
+        }
+        Ok(())
+    }
+
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+}
+
+/// What passes is `Unavailable`; what an operator has to mend is a `Fault`.
+fn store_error(error: RedisError) -> StoreError {
+    let passing = match error.kind() {
+        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => true,
+        ErrorKind::Server(kind) => matches!(
+            kind,
+            ServerErrorKind::BusyLoading
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::TryAgain
+        ),
+        ErrorKind::Extension => matches!(error.code(), Some("OOM" | "BUSY" | "NOREPLICAS" | "MISCONF")),
+        _ => false,
+    };
+    if passing { StoreError::Unavailable(error.to_string()) } else { StoreError::Fault(error.to_string()) }
+}
+
+fn unreadable(what: &str, reply: &dyn std::fmt::Debug) -> StoreError {
+    let mut text = format!("{what} reads {reply:?}");
+    text.truncate(text.floor_char_boundary(200));
+    StoreError::Fault(text)
+}
+
+fn array(value: Value) -> Result<Vec<Value>, StoreError> {
+    match value {
+        Value::Array(values) => Ok(values),
+        Value::Nil => Ok(Vec::new()),
+        // Errors inside of a transaction come as values.
+        Value::ServerError(error) => Err(StoreError::Fault(error.to_string())),
+        other => Err(unreadable("an array", &other)),
+    }
+}
+
+fn optional<T>(value: Value, read: impl FnOnce(Value) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    if value == Value::Nil { Ok(None) } else { read(value).map(Some) }
+}
+
+fn bulk(value: Value) -> Result<Bytes, StoreError> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes.into()),
+        other => Err(unreadable("a string", &other)),
+    }
+}
+
+fn text(value: Value) -> Result<String, StoreError> {
+    String::from_utf8(bulk(value)?.into()).map_err(|e| unreadable("a text", &e))
+}
+
+fn ms(value: Value) -> Result<Ms, StoreError> {
+    let text = text(value)?;
+    text.parse().map_err(|_| unreadable("a time", &text))
+}
+
+fn entry_id(value: Value) -> Result<EntryId, StoreError> {
+    let text = text(value)?;
+    text.parse().map_err(|_| unreadable("an entry id", &text))
+}
+
+fn pairs(value: Value) -> Result<Vec<(String, Bytes)>, StoreError> {
+    let mut values = match value {
+        Value::Map(pairs) => return pairs.into_iter().map(|(k, v)| Ok((text(k)?, bulk(v)?))).collect(),
+        other => array(other)?.into_iter(),
+    };
+    let mut pairs = Vec::new();
+    while let (Some(key), Some(value)) = (values.next(), values.next()) {
+        pairs.push((text(key)?, bulk(value)?));
+    }
+    Ok(pairs)
+}
+
+/// The entries of an XRANGE reply: `[[id, ["p", payload]], …]`.
+fn stream(value: Value) -> Result<Vec<Entry>, StoreError> {
+    let entry = |value: Value| {
+        let [id, fields] = <[Value; 2]>::try_from(array(value)?).map_err(|v| unreadable("an entry", &v))?;
+        let [_, payload] = <[Value; 2]>::try_from(array(fields)?).map_err(|v| unreadable("an entry", &v))?;
+        Ok(Entry { id: entry_id(id)?, payload: bulk(payload)? })
+    };
+    array(value)?.into_iter().map(entry).collect()
+}

@@ -1,0 +1,160 @@
+//! The one write: a [`Commit`] as arguments of `commit.lua`, and the script's reply as an [`Outcome`].
+
+use bytes::Bytes;
+use redis::{Cmd, ErrorKind, ServerErrorKind, Value, aio::ConnectionLike};
+
+use super::{Keys, RedisConfig, array, pairs, store_error, text, unreadable};
+use crate::{
+    id::{EntryId, Lane, Ms, Name},
+    store::{Commit, Outcome, PRODUCERS_MAX, Parted, Snapshot, State, StoreError},
+};
+
+/// The script and its digest.
+pub struct Script {
+    body: String,
+    sha: String,
+}
+
+/// Everything that the arguments are made of.
+pub struct Arguments<'a> {
+    pub keys: &'a Keys,
+    pub session: &'a Name,
+    pub config: &'a RedisConfig,
+    pub commit: &'a Commit,
+}
+
+impl Script {
+    pub fn new() -> Self {
+        let body = include_str!("commit.lua").replace("PRODUCERS_MAX", &PRODUCERS_MAX.to_string());
+        let sha = redis::Script::new(&body).get_hash().to_owned();
+        Script { body, sha }
+    }
+
+    /// Runs the script by its digest, and by its text where Redis does not have it (a first use, a flush, a restart).
+    pub async fn run(
+        &self,
+        connection: &mut impl ConnectionLike,
+        arguments: &Arguments<'_>,
+    ) -> Result<Outcome, StoreError> {
+        let reply = match arguments.command("EVALSHA", &self.sha).query_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                arguments.command("EVAL", &self.body).query_async(connection).await
+            }
+            reply => reply,
+        };
+        outcome(reply.map_err(store_error)?, arguments.commit)
+    }
+}
+
+impl Arguments<'_> {
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let Arguments { keys, session, config, commit } = self;
+        let mut cmd = redis::cmd(name);
+        cmd.arg(script).arg(3).arg(keys.meta(session));
+        for lane in Lane::ALL {
+            cmd.arg(keys.lane(session, lane));
+        }
+        cmd.arg(keys.channel(session));
+        cmd.arg(commit.expect.as_deref().unwrap_or_default());
+        cmd.arg(commit.version.as_deref().unwrap_or_default());
+        cmd.arg(commit.window.not_before).arg(commit.window.before);
+        cmd.arg(config.retention.ttl.as_millis() as u64).arg(config.retention.cap).arg(config.push_max);
+        cmd.arg(u8::from(commit.closes));
+        cmd.arg(commit.untouched.len());
+        for (run, seen) in &commit.untouched {
+            cmd.arg(run.as_str()).arg(*seen);
+        }
+        cmd.arg(commit.touch.len());
+        for run in &commit.touch {
+            cmd.arg(run.as_str());
+        }
+        cmd.arg(commit.changes.len());
+        for (key, value) in &commit.changes {
+            cmd.arg(key).arg(value.as_deref().unwrap_or_default());
+        }
+        cmd.arg(commit.parts.len());
+        for part in &commit.parts {
+            let (id, epoch, seq) = part.producer.as_ref().map_or(("", 0, 0), |p| (p.id.as_str(), p.epoch, p.seq));
+            cmd.arg(id).arg(epoch).arg(seq).arg(part.events.len()).arg(part.commands.len());
+            for payload in part.events.iter().chain(&part.commands) {
+                cmd.arg(&payload[..]);
+            }
+        }
+        cmd
+    }
+}
+
+fn outcome(reply: Value, commit: &Commit) -> Result<Outcome, StoreError> {
+    let mut reply = array(reply)?.into_iter();
+    let kind = reply.next().map(word).transpose()?;
+    let Some(Value::Int(now)) = reply.next() else { return Err(unreadable("a commit's answer", &kind)) };
+    let now = now as Ms;
+    match kind.as_deref() {
+        Some("ok") => {
+            let parts = reply.zip(&commit.parts).map(|(reply, part)| {
+                let count = part.events.len() as u64;
+                parted(array(reply)?, count)
+            });
+            let parts = parts.collect::<Result<Vec<_>, _>>()?;
+            if parts.len() != commit.parts.len() {
+                return Err(unreadable("a commit's answer", &parts));
+            }
+            Ok(Outcome::Committed { now, parts })
+        }
+        Some("conflict") => snapshot(now, pairs(reply.next().unwrap_or(Value::Nil))?).map(Outcome::Conflict),
+        _ => Err(unreadable("a commit's answer", &kind)),
+    }
+}
+
+fn parted(reply: Vec<Value>, count: u64) -> Result<Parted, StoreError> {
+    match &reply[..] {
+        [Value::Int(events), Value::Int(commands), Value::Int(skipped)] => Ok(Parted::Appended {
+            events_from: *events as u64,
+            commands_from: *commands as u64,
+            skipped: *skipped as usize,
+        }),
+        [refusal, numbers @ ..] => match (word(refusal.clone())?.as_str(), numbers) {
+            ("duplicate", []) => Ok(Parted::Duplicate(None)),
+            ("duplicate", [Value::Int(ms), Value::Int(n)]) => {
+                let (ms, first) = (*ms as Ms, *n as u64);
+                Ok(Parted::Duplicate(Some((first..first + count).map(|n| EntryId { ms, n }).collect())))
+            }
+            ("stale", [Value::Int(epoch)]) => Ok(Parted::StaleEpoch { current: *epoch as u64 }),
+            ("gap", [Value::Int(expected)]) => Ok(Parted::ProducerGap { expected: *expected as u64 }),
+            ("epoch", []) => Ok(Parted::EpochNotAtZero),
+            ("producers", []) => Ok(Parted::TooManyProducers),
+            _ => Err(unreadable("a part's answer", &reply)),
+        },
+        [] => Err(unreadable("a part's answer", &reply)),
+    }
+}
+
+fn word(value: Value) -> Result<String, StoreError> {
+    match value {
+        Value::SimpleString(word) => Ok(word),
+        other => text(other),
+    }
+}
+
+/// The control state from the fields of meta; other fields are passed over.
+pub fn snapshot(now: Ms, fields: Vec<(String, Bytes)>) -> Result<Snapshot, StoreError> {
+    let mut state = State { version: "".into(), created: 0, closed: None, records: Vec::new(), touched: Vec::new() };
+    let number = |value: &Bytes| -> Result<Ms, StoreError> {
+        let text = std::str::from_utf8(value).ok().and_then(|t| t.parse().ok());
+        text.ok_or_else(|| unreadable("a number of meta", value))
+    };
+    for (key, value) in fields {
+        match key.split_at_checked(2) {
+            Some(("r.", record)) => state.records.push((record.to_owned(), value)),
+            Some(("u.", run)) => {
+                let run = run.parse().map_err(|_| unreadable("a run of meta", &key))?;
+                state.touched.push((run, number(&value)?));
+            }
+            Some(("at", "")) => state.created = number(&value)?,
+            _ if key == "v" => state.version = std::str::from_utf8(&value).unwrap_or_default().into(),
+            _ if key == "x" => state.closed = Some(number(&value)?),
+            _ => {}
+        }
+    }
+    Ok(Snapshot { now, state: (!state.version.is_empty()).then_some(state) })
+}
