@@ -129,6 +129,9 @@ pub struct Commit {
     pub untouched: Vec<(Name, Ms)>,
     /// Records of the control state to write (`Some`) or to drop (`None`), by key.
     pub changes: Vec<(String, Option<Bytes>)>,
+    /// The keys of the records that belong to the commands appended here, in the order of those: the store writes
+    /// behind each record a space and the id that its command got.
+    pub issued: Vec<String>,
     /// The session is closed by this commit.
     pub closes: bool,
     /// Entries to append, in order. Each part succeeds or is refused by itself as far as producers are concerned.

@@ -276,8 +276,16 @@ impl Store for MemoryStore {
             }
         }
         for (key, value) in &commit.changes {
+            let command = commit.issued.iter().position(|issued| issued == key);
+            let entry = command.map(|at| EntryId { ms: now, n: first[Lane::Commands.index()] + at as u64 });
             match value {
-                Some(value) => session.records.insert(key.clone(), value.clone()),
+                Some(value) => session.records.insert(
+                    key.clone(),
+                    match entry {
+                        Some(entry) => [&value[..], format!(" {entry}").as_bytes()].concat().into(),
+                        None => value.clone(),
+                    },
+                ),
                 None => session.records.remove(key),
             };
         }

@@ -4,7 +4,7 @@
 -- ARGV  1 channel  2 expected version ('' = no session)  3 version from now on
 --       4 not before (ms)  5 before (ms)  6 ttl (ms, 0 = keep)  7 cap (entries)  8 largest push (bytes)  9 closes ('1')
 --       then, each led by its count:
---       untouched: run, ms seen    touch: run    changes: key, value ('' = drop)
+--       untouched: run, ms seen    touch: run    issued: key    changes: key, value ('' = drop)
 --       parts: producer id ('' = none), epoch, seq, #events, #commands, payloads of events, of commands
 --
 -- meta  v version  at created (ms)  x closed (ms)  e, c last id of the lane  t next renewal of the ttl (ms)
@@ -81,9 +81,14 @@ end
 for _ = 1, tonumber(arg()) do
   put('u.' .. arg(), now)
 end
+local issued = {} -- which command of this commit a record belongs to
+for command = 1, tonumber(arg()) do
+  issued[arg()] = command
+end
 local changes = tonumber(arg())
 for _ = 1, changes do
   local key, value = arg(), arg()
+  if issued[key] then value = value .. ' ' .. now .. '-' .. commands_n + issued[key] end
   if value ~= '' then
     put('r.' .. key, value)
   else
