@@ -1,5 +1,6 @@
 //! x
 pub mod event;
+pub mod hub;
 pub mod id;
 pub mod rules;
 pub mod store;
