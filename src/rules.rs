@@ -16,11 +16,11 @@ mod entries;
 mod refusal;
 mod runs;
 
-pub use approvals::{Approval, ApprovalRequest, ApprovalStatus};
+pub use approvals::{Approval, ApprovalRequest, ApprovalStatus, Decision, Verdict};
 pub use commands::{Command, CommandRequest, CommandStatus, Outcome, OutcomeRequest};
 pub use control::{Control, Limits, command_key};
 pub use refusal::Refusal;
-pub use runs::{EndStatus, Run, RunRequest, RunStatus, RunView};
+pub use runs::{EndStatus, Run, RunRequest, RunStatus, RunView, view as run_view};
 
 use crate::{
     event::Event,

@@ -110,6 +110,12 @@ impl Follower {
         Ok(update)
     }
 
+    /// Whether the session is closed and nothing is left to deliver but that.
+    pub fn at_end(&self) -> bool {
+        let taken = self.ring(|ring| ring.take(self.cursor, self.verified && !self.from_start, self.epoch, 1));
+        self.pending.is_none() && matches!(taken, Taken::UpToDate { closed: true })
+    }
+
     async fn find_next(&mut self) -> Result<Update, StoreError> {
         if let Some(update) = self.pending.take() {
             return Ok(update);
