@@ -78,17 +78,21 @@ local function flush()
   end
 end
 
-for _ = 1, tonumber(arg()) do
+local touches = tonumber(arg())
+for _ = 1, touches do
   put('u.' .. arg(), now)
 end
 local issued = {} -- which command of this commit a record belongs to
 for command = 1, tonumber(arg()) do
   issued[arg()] = command
 end
-local changes = tonumber(arg())
+local changes, records = tonumber(arg()), {}
 for _ = 1, changes do
-  local key, value = arg(), arg()
-  if issued[key] then value = value .. ' ' .. now .. '-' .. commands_n + issued[key] end
+  local key = arg()
+  records[key] = arg() -- the last change of a key counts
+end
+for key, value in pairs(records) do
+  if issued[key] and value ~= '' then value = value .. ' ' .. now .. '-' .. commands_n + issued[key] end
   if value ~= '' then
     put('r.' .. key, value)
   else
@@ -153,7 +157,14 @@ local function append(lane, payload)
 end
 
 local result = { 'ok', now }
-for _ = 1, tonumber(arg()) do
+local parts = tonumber(arg())
+local both = parts == 1 and ARGV[at + 4] ~= '0' and ARGV[at + 5] ~= '0'
+if version and (parts > 1 or both) then
+  -- A foreign type at the key of one lane has to show before the other lane has taken entries.
+  redis.call('XLEN', lanes[1])
+  redis.call('XLEN', lanes[2])
+end
+for _ = 1, parts do
   local producer, epoch, seq, events, commands = arg(), tonumber(arg()), tonumber(arg()), tonumber(arg()), tonumber(arg())
   local skip = 0
   if producer ~= '' then
@@ -176,10 +187,8 @@ for _ = 1, tonumber(arg()) do
 end
 
 local changed = changes > 0 or closes
-if changed then
-  begin()
-  if version then put('v', fresh_version) end
-end
+if changed or touches > 0 then begin() end
+if changed and version then put('v', fresh_version) end
 if after[1] > before[1] then put('e', now .. '-' .. after[1]) end
 if after[2] > before[2] then put('c', now .. '-' .. after[2]) end
 if #set == 0 and #drop == 0 then return result end
