@@ -1,4 +1,5 @@
 //! x
 pub mod event;
 pub mod id;
+pub mod sse;
 pub mod store;

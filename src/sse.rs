@@ -1,0 +1,3 @@
+//! Server-sent events, both ways.
+
+pub mod decode;
