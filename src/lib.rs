@@ -1,4 +1,6 @@
 //! x
+pub mod cli;
+pub mod client;
 pub mod event;
 pub mod id;
 pub mod sse;
