@@ -17,8 +17,12 @@
 //! | [`hub`] | live sessions: one subscription, one ring, followers that resume |
 //! | [`sse`] | what streams look like |
 //! | [`http`] | routes, problems, the server |
+//! | [`client`] | the client that reconnects by itself |
+//! | [`cli`] | the `moorline` program |
 //! | [`config`] | everything that can be set |
 
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod event;
 pub mod http;

@@ -1,2 +1,5 @@
 //! The `moorline` program.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    moorline::cli::main()
+}

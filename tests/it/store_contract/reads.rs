@@ -194,8 +194,7 @@ async fn a_read_of_no_session_is_up_to_date(backend: Backend) {
     let session = backend.session().await;
     for from in [From::Start, From::Latest, From::After(EntryId::ZERO)] {
         let page = session.read(from, 9).await;
-        let nothing =
-            Page { exists: false, closed: false, extent: Extent::default(), lost: None, entries: Vec::new() };
+        let nothing = Page { exists: false, closed: false, extent: Extent::default(), lost: None, entries: Vec::new() };
         assert_eq!(page, nothing);
         assert!(page.up_to_date(from));
         assert_eq!(page.next(from), EntryId::ZERO);

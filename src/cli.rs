@@ -1,0 +1,160 @@
+//! The command line: one file a subcommand. All of them but `serve` know only the client.
+
+mod command;
+mod demo;
+mod output;
+mod publish;
+mod serve;
+mod sessions;
+mod tail;
+
+use std::{future::Future, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
+
+use crate::{
+    client::{Client, Error},
+    id::Name,
+};
+
+/// Ctrl-C, as shells report it.
+const INTERRUPTED: u8 = 130;
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).";
+
+/// Durable sessions for AI agents, on the Redis you already run.
+#[derive(Debug, Parser)]
+#[command(name = "moorline", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Run a gateway
+    Serve(serve::ServeArgs),
+    /// Watch real agents stream through a gateway of their own: the thing to try first
+    Demo(demo::DemoArgs),
+    /// Append events to a session
+    Publish(publish::PublishArgs),
+    /// Follow a session: its history, then live, across lost connections
+    Tail(tail::TailArgs),
+    /// Send a command to a session's agents
+    Command(command::CommandArgs),
+    /// Look at sessions, close them, delete them
+    #[command(subcommand)]
+    Sessions(sessions::SessionsAction),
+}
+
+/// Which gateway, and as whom.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Gateway")]
+struct Gateway {
+    /// The gateway's address
+    #[arg(long, env = "MOORLINE_URL", default_value = "http://127.0.0.1:4770", value_name = "URL")]
+    url: String,
+    /// The bearer token (a JWT), where the gateway asks for one
+    #[arg(long, env = "MOORLINE_TOKEN", hide_env_values = true, value_name = "JWT")]
+    token: Option<String>,
+}
+
+impl Gateway {
+    fn client(&self) -> Result<Client, Error> {
+        Client::new(&self.url, self.token.clone().filter(|token| !token.is_empty()))
+    }
+}
+
+/// How a subcommand ended, where it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Done,
+    Interrupted,
+}
+
+/// Why a subcommand failed; said once, on stderr, by [`main`].
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Client(#[from] Error),
+    #[error("cannot write to the standard output: {0}")]
+    Output(std::io::Error),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// The program: reads the arguments, runs the subcommand, gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(Err(Failure::Other(format!("cannot start: {error}")))),
+    };
+    let code = runtime.block_on(async {
+        match cli.action {
+            Action::Serve(args) => serve::run(args).await,
+            Action::Demo(args) => report(demo::run(args).await),
+            Action::Publish(args) => report(publish::run(args).await),
+            Action::Tail(args) => report(tail::run(args).await),
+            Action::Command(args) => report(unless_interrupted(command::run(args)).await),
+            Action::Sessions(action) => report(unless_interrupted(sessions::run(action)).await),
+        }
+    });
+    // A read of stdin that waits for the terminal can't be cancelled; waiting for it would hold up the exit.
+    runtime.shutdown_background();
+    code
+}
+
+fn report(result: Result<Ending, Failure>) -> ExitCode {
+    match result {
+        Ok(Ending::Done) => ExitCode::SUCCESS,
+        Ok(Ending::Interrupted) => ExitCode::from(INTERRUPTED),
+        // The reader has what it wanted (`moorline tail … | head`).
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::notice(format_args!("error: {failure}"));
+            if let Failure::Client(Error::Unreachable { .. }) = failure {
+                output::notice(format_args!(
+                    "Is it running? `moorline serve` starts one; --url or MOORLINE_URL names another."
+                ));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends at Ctrl-C, for subcommands that have nothing to tidy up.
+async fn unless_interrupted(action: impl Future<Output = Result<Ending, Failure>>) -> Result<Ending, Failure> {
+    tokio::select! {
+        result = action => result,
+        () = interrupted() => Ok(Ending::Interrupted),
+    }
+}
+
+/// Ready at Ctrl-C. Where the signal can't be had, the system's own handling stays in force.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// What a user typed as data: JSON if it is, else the text itself.
+fn json_or_text(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+}
+
+fn parse_name(text: &str) -> Result<Name, String> {
+    text.parse().map_err(|e: crate::id::BadName| format!("it {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,333 @@
+//! The client of the HTTP interface: what the command line, the demo's agents and Rust programs use.
+//!
+//! ```text
+//! Client ── publish / publish_ndjson / command / session / close / delete   one request, one answer
+//!   ├─ producer() ─▶ Producer    numbers its events and sends again what got no answer: each is stored once
+//!   └─ follow() ───▶ Follow      a lane, history and live, that comes back with its cursor by itself
+//! ```
+//!
+//! One request is tried once; only [`Producer`] and [`Follow`], which can tell what has arrived, try again.
+
+mod backoff;
+mod error;
+mod follow;
+mod producer;
+
+use std::{net::IpAddr, sync::Once, time::Duration};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use reqwest::{
+    Method, RequestBuilder, Response, Url,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+    redirect,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+pub use error::{Error, Problem};
+pub use follow::{Begin, Entry, Follow, FollowOptions, Update};
+pub use producer::Producer;
+pub(crate) use producer::random_name;
+
+use crate::id::{EntryId, Lane, Name};
+
+/// Until a connection stands. A gateway is near its clients, or behind a load balancer that is.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Until the answer to an ordinary request is complete.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One gateway (or a load balancer before several), and who speaks to it. Cheap to clone; clones share connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    authorization: Option<HeaderValue>,
+}
+
+/// What became of published events.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Published {
+    /// The entries' ids, in the order of the events. Empty for a repetition that is older than the last request.
+    pub ids: Vec<EntryId>,
+    /// How many events the log had already and were left out (numbered events only).
+    pub skipped: u64,
+    /// The log had all of them already.
+    pub duplicate: bool,
+    /// What the gateway says about the run, `{"status":"stopping",…}`: how an agent without a command subscription
+    /// learns of a stop.
+    pub run: Option<Value>,
+}
+
+/// What became of an NDJSON body.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Appended {
+    /// How many events were stored.
+    pub appended: u64,
+    /// The last one's id.
+    pub last: Option<EntryId>,
+}
+
+/// A command to the agents of a session. [`Command::new`], then the fields that matter.
+#[derive(Debug, Clone, Serialize)]
+pub struct Command {
+    /// `stop`, `steer`, `message`, or any other that the agents understand.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Only this run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<Name>,
+    /// Only this agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Name>,
+    /// What the agents are to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Value>,
+    /// Chosen by the sender: the same id again is the same command, so a request without an answer can be repeated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<Name>,
+    /// After this long without an outcome the command expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+    /// For `stop`: how long the run may take to end by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
+    /// For `stop`: the run's children too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tree: bool,
+}
+
+impl Command {
+    /// A command to every agent of the session.
+    pub fn new(kind: impl Into<String>) -> Command {
+        Command {
+            kind: kind.into(),
+            run: None,
+            agent: None,
+            data: None,
+            id: None,
+            ttl_ms: None,
+            grace_ms: None,
+            tree: false,
+        }
+    }
+}
+
+/// The answer to a command.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Issued {
+    /// The command's id.
+    pub command: Name,
+    /// Its entry on the commands lane.
+    pub entry: EntryId,
+}
+
+/// Where an idempotent producer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct ProducerState {
+    /// Its epoch: which of its lives wrote last.
+    pub epoch: u64,
+    /// The number that its next event must have.
+    #[serde(alias = "next", alias = "next_seq")]
+    pub seq: u64,
+}
+
+/// Names that a request gives to events that don't say them themselves.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Speaker {
+    /// Whose events they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Name>,
+    /// The run they belong to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<Name>,
+}
+
+impl Client {
+    /// A client for the gateway at `base_url` (`http` or `https`; a path before `/v1` is kept), with a bearer token
+    /// where the gateway asks for one.
+    pub fn new(base_url: &str, token: Option<String>) -> Result<Client, Error> {
+        static TLS: Once = Once::new();
+        // An error means that the program chose a provider before: that one serves as well.
+        TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+
+        let refused = |why: String| Error::Url { url: base_url.to_owned(), why };
+        let base = Url::parse(base_url).map_err(|e| refused(e.to_string()))?;
+        if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
+            return Err(refused("it takes the form http://host:port".into()));
+        }
+        let authorization = token
+            .map(|token| {
+                let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                    .map_err(|_| Error::Token("it has characters that no HTTP header can carry".into()))?;
+                value.set_sensitive(true);
+                Ok(value)
+            })
+            .transpose()?;
+
+        // A redirected POST would lose its body or be sent twice: the caller gets the address to use instead.
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("moorline/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true);
+        if base.scheme() == "http" {
+            // No certificate will be asked for; and reading the system's fails where there are none (slim images).
+            http = http.tls_certs_only([]);
+        }
+        if is_loopback(&base) {
+            http = http.no_proxy();
+        }
+        let http = http.build().map_err(|e| Error::Setup(error::root_cause(&e)))?;
+        Ok(Client { http, base, authorization })
+    }
+
+    /// The address that the client was made with.
+    pub fn base_url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// Appends one event (an object) or several (an array), all or none, in order. `events` is anything that
+    /// serialises to that.
+    pub async fn publish(
+        &self,
+        session: &Name,
+        speaker: &Speaker,
+        events: &impl Serialize,
+    ) -> Result<Published, Error> {
+        let request = self.request(Method::POST, &[session.as_str(), "events"]).query(speaker).json(events);
+        self.answer(request.timeout(ANSWER_TIMEOUT)).await
+    }
+
+    /// Appends a body of one event a line, which may be endless: each line is stored as it arrives. The answer comes
+    /// at the body's end. After a failure nobody knows how much was stored; number the events ([`Producer`]) where that
+    /// matters.
+    pub async fn publish_ndjson<S, E>(&self, session: &Name, speaker: &Speaker, body: S) -> Result<Appended, Error>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let request = self
+            .request(Method::POST, &[session.as_str(), "events"])
+            .query(speaker)
+            .header(CONTENT_TYPE, "application/x-ndjson")
+            .body(reqwest::Body::wrap_stream(body));
+        self.answer(request).await
+    }
+
+    /// Issues a command. It can be repeated safely if it has an id.
+    pub async fn command(&self, session: &Name, command: &Command) -> Result<Issued, Error> {
+        let request = self.request(Method::POST, &[session.as_str(), "commands"]).json(command);
+        self.answer(request.timeout(ANSWER_TIMEOUT)).await
+    }
+
+    /// What the gateway says about a session: lanes, runs, pending commands and approvals.
+    pub async fn session(&self, session: &Name) -> Result<Value, Error> {
+        self.answer(self.request(Method::GET, &[session.as_str()]).timeout(ANSWER_TIMEOUT)).await
+    }
+
+    /// Ends a session: what runs is cancelled, nothing is appended any more, followers end.
+    pub async fn close(&self, session: &Name) -> Result<(), Error> {
+        let request = self.request(Method::POST, &[session.as_str(), "close"]);
+        self.send(request.timeout(ANSWER_TIMEOUT)).await.map(drop)
+    }
+
+    /// Erases a session and all that it holds.
+    pub async fn delete(&self, session: &Name) -> Result<(), Error> {
+        let request = self.request(Method::DELETE, &[session.as_str()]);
+        self.send(request.timeout(ANSWER_TIMEOUT)).await.map(drop)
+    }
+
+    /// Where a producer stands; `None` if the session doesn't know it.
+    pub async fn producer_state(&self, session: &Name, producer: &Name) -> Result<Option<ProducerState>, Error> {
+        let request = self.request(Method::GET, &[session.as_str(), "producers", producer.as_str()]);
+        match self.answer(request.timeout(ANSWER_TIMEOUT)).await {
+            Ok(state) => Ok(Some(state)),
+            Err(Error::Problem(problem)) if problem.status == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A publisher whose events are stored once, whatever happens to its requests.
+    pub fn producer(&self, session: &Name, speaker: Speaker) -> Producer {
+        Producer::new(self.clone(), session.clone(), speaker)
+    }
+
+    /// Follows a lane from a cursor, through history and live.
+    pub fn follow(&self, session: &Name, lane: Lane, options: FollowOptions) -> Follow {
+        Follow::new(self.clone(), session.clone(), lane, options)
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["v1", "sessions"]).extend(path);
+        }
+        let request = self.http.request(method, url).header(ACCEPT, "application/json");
+        match &self.authorization {
+            Some(value) => request.header(AUTHORIZATION, value.clone()),
+            None => request,
+        }
+    }
+
+    /// Sends a request; an answer other than 2xx becomes an error.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let response = request.send().await.map_err(|e| Error::transport(self.base_url(), e))?;
+        if response.status().is_success() { Ok(response) } else { Err(Error::of_response(response).await) }
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
+        let body = self.send(request).await?.bytes().await.map_err(|e| Error::transport(self.base_url(), e))?;
+        serde_json::from_slice(&body).map_err(|e| Error::Protocol(format!("an answer that can't be read: {e}")))
+    }
+}
+
+/// A proxy for the outside world doesn't lead to this machine.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(base: &str, session: &str) -> String {
+        let client = Client::new(base, None).unwrap();
+        let request = client.request(Method::GET, &[session, "events"]).build().unwrap();
+        request.url().to_string()
+    }
+
+    #[test]
+    fn a_base_url_keeps_its_path() {
+        assert_eq!(path("http://h:1", "a"), "http://h:1/v1/sessions/a/events");
+        assert_eq!(path("https://h/moor/", "a~b:c"), "https://h/moor/v1/sessions/a~b:c/events");
+    }
+
+    #[test]
+    fn what_is_no_http_address_is_refused() {
+        for bad in ["", "localhost:4770", "redis://h", "mailto:x", "http://"] {
+            assert!(matches!(Client::new(bad, None), Err(Error::Url { .. })), "{bad:?}");
+        }
+        assert!(matches!(Client::new("http://h", Some("a\nb".into())), Err(Error::Token(_))));
+    }
+
+    #[test]
+    fn a_token_is_not_in_the_debug_output() {
+        let client = Client::new("http://h", Some("s3cret".into())).unwrap();
+        assert!(!format!("{client:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn no_proxy_stands_before_this_machine() {
+        let loopback = |url: &str| is_loopback(&url.parse().unwrap());
+        for url in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost"] {
+            assert!(loopback(url), "{url}");
+        }
+        assert!(!loopback("http://10.0.0.1") && !loopback("http://example.com"));
+    }
+}

@@ -1,0 +1,115 @@
+//! A publisher whose events are stored once.
+//!
+//! Each event has a number. A request whose answer was lost is sent again with the same numbers, and the gateway leaves
+//! out what it has. So a producer outlives a gateway's restart in the middle of an answer without losing or doubling
+//! an event, as far as the log itself outlives it.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use super::{ANSWER_TIMEOUT, Client, Error, Published, Speaker, backoff::Backoff};
+use crate::id::{BadName, Name};
+
+/// How long a producer tries again by default: a restart or a failover takes seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type RetryHook = dyn FnMut(&Error, Duration) + Send;
+
+/// Publishes to one session under numbers of its own. Made by [`Client::producer`].
+pub struct Producer {
+    client: Client,
+    session: Name,
+    speaker: Speaker,
+    id: Name,
+    /// The number of the next event.
+    next: u64,
+    patience: Duration,
+    /// Whether the gateway ever answered.
+    answered: bool,
+    on_retry: Box<RetryHook>,
+}
+
+impl Producer {
+    pub(super) fn new(client: Client, session: Name, speaker: Speaker) -> Producer {
+        Producer {
+            client,
+            session,
+            speaker,
+            id: random_name("p"),
+            next: 0,
+            patience: PATIENCE,
+            answered: false,
+            on_retry: Box::new(|_, _| {}),
+        }
+    }
+
+    /// How long to go on trying after a failure that may pass, counted from that failure.
+    pub fn patience(mut self, patience: Duration) -> Producer {
+        self.patience = patience;
+        self
+    }
+
+    /// What to do before each further attempt: it gets the last one's error and the wait.
+    pub fn on_retry(mut self, hook: impl FnMut(&Error, Duration) + Send + 'static) -> Producer {
+        self.on_retry = Box::new(hook);
+        self
+    }
+
+    /// How many events the log has taken from this producer.
+    pub fn published(&self) -> u64 {
+        self.next
+    }
+
+    /// Appends events, all or none, in order; tries again until there is an answer. After an error that is not
+    /// transient none of them is stored; after one that is, they may be, and the same events can be handed in again
+    /// without harm.
+    ///
+    /// Before the first answer of its life a producer doesn't wait for a gateway that isn't there: the address may be
+    /// wrong.
+    pub async fn publish<T: Serialize>(&mut self, events: &[T]) -> Result<Published, Error> {
+        if events.is_empty() {
+            return Ok(Published::default());
+        }
+        let mut backoff = Backoff::default();
+        let mut failing_since = None;
+        loop {
+            let error = match self.attempt(events).await {
+                Ok(published) => {
+                    self.answered = true;
+                    self.next += events.len() as u64;
+                    return Ok(published);
+                }
+                Err(error) => error,
+            };
+            let wait = backoff.next(error.retry_after());
+            let since = *failing_since.get_or_insert_with(Instant::now);
+            let nobody_there = !self.answered && matches!(error, Error::Unreachable { .. });
+            if nobody_there || !error.is_transient() || since.elapsed() + wait > self.patience {
+                return Err(error);
+            }
+            (self.on_retry)(&error, wait);
+            sleep(wait).await;
+        }
+    }
+
+    async fn attempt<T: Serialize>(&self, events: &[T]) -> Result<Published, Error> {
+        let request = self
+            .client
+            .request(Method::POST, &[self.session.as_str(), "events"])
+            .query(&self.speaker)
+            .header("producer-id", self.id.as_str())
+            .header("producer-epoch", 0)
+            .header("producer-seq", self.next)
+            .json(events);
+        self.client.answer(request.timeout(ANSWER_TIMEOUT)).await
+    }
+}
+
+/// A name nobody else has: 64 random bits.
+pub(crate) fn random_name(prefix: &str) -> Name {
+    let name: Result<Name, BadName> = format!("{prefix}-{:016x}", fastrand::u64(..)).parse();
+    name.expect("a prefix of the alphabet, a hyphen and hexadecimal digits make a name")
+}
