@@ -322,9 +322,8 @@ fn store_error(error: RedisError) -> StoreError {
 }
 
 fn unreadable(what: &str, reply: &dyn std::fmt::Debug) -> StoreError {
-    let mut text = format!("{what} reads {reply:?}");
-    text.truncate(text.floor_char_boundary(200));
-    StoreError::Fault(text)
+    let text = format!("{what} reads {reply:?}");
+    StoreError::Fault(text.chars().take(200).collect())
 }
 
 fn array(value: Value) -> Result<Vec<Value>, StoreError> {
