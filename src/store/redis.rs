@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, Value,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 
@@ -305,19 +305,11 @@ impl Store for RedisStore {
 
 /// What passes is `Unavailable`; what an operator has to mend is a `Fault`.
 fn store_error(error: RedisError) -> StoreError {
-    let passing = match error.kind() {
-        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => true,
-        ErrorKind::Server(kind) => matches!(
-            kind,
-            ServerErrorKind::BusyLoading
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ReadOnly
-                | ServerErrorKind::TryAgain
-        ),
-        ErrorKind::Extension => matches!(error.code(), Some("OOM" | "BUSY" | "NOREPLICAS" | "MISCONF")),
-        _ => false,
-    };
+    const PASSING: [&str; 9] =
+        ["BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"];
+    let passing = matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound)
+        // Of a pipeline or an aborted transaction, the reasons are with the commands that were refused.
+        || error.clone().into_server_errors().is_some_and(|all| all.iter().any(|(_, e)| PASSING.contains(&e.code())));
     if passing { StoreError::Unavailable(error.to_string()) } else { StoreError::Fault(error.to_string()) }
 }
 

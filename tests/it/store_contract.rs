@@ -280,6 +280,11 @@ impl Watcher {
         self.told().pushes.into_iter().filter_map(of_lane).flat_map(numbered).collect()
     }
 
+    /// Waits for more doubts than there were.
+    pub async fn doubt_after(&self, before: usize) {
+        eventually("doubt", || async { (self.told().doubts > before).then_some(()) }).await;
+    }
+
     /// Waits until so many pushes have come, and gives them.
     pub async fn pushes(&self, count: usize) -> Vec<Push> {
         let what = format!("{count} pushes");

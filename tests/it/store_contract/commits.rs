@@ -224,7 +224,7 @@ async fn refused_parts_alone_create_nothing(backend: Backend) {
 async fn records_are_set_and_dropped_and_the_last_change_of_a_key_counts(backend: Backend) {
     let session = backend.session().await;
     let keys = |state: State| state.records.into_iter().map(|(k, v)| (k, v.to_vec())).collect::<Vec<_>>();
-    let mut change = async |changes: Vec<(String, Option<Bytes>)>| {
+    let change = async |changes: Vec<(String, Option<Bytes>)>| {
         committed(session.commit(Commit { changes, ..session.plan(vec![]).await }).await);
         keys(session.state().await)
     };
