@@ -202,6 +202,8 @@ impl Keeper {
             // Only now: what they read from here on is continued by pushes.
             batch.iter().for_each(|(_, tail)| tail.doubt());
         }
+        // Not to hold tails that nobody watches any more for as long as this connection lasts.
+        drop(channels);
         let mut operations = Vec::new();
         let mut heard = Instant::now();
         loop {

@@ -8,7 +8,7 @@ use std::{
 
 use moorline::{
     id::Lane,
-    store::{Commit, From, Part, StoreError},
+    store::{Commit, From, Part, Producer, ProducerState, StoreError},
 };
 
 use super::*;
@@ -105,6 +105,10 @@ async fn a_lost_subscription_raises_doubt_and_comes_back() {
         a_push_of(&watcher, &payload).await;
     }
     healthy(&session).await;
+    for (other, subscription) in watched {
+        drop(subscription);
+        other.let_go().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -345,6 +349,10 @@ async fn a_full_redis_refuses_for_now_and_leaves_nothing_half_done() {
     let writes = writes(&session).await;
     let touch = Commit { touch: vec![name("r")], ..session.plan(vec![]).await };
     let begins = Session::new(session.store.clone());
+    let producer = Some(Producer { id: name("p"), epoch: 1, seq: 0 });
+    session.append(vec![Part { producer, ..events(&["c"]) }]).await;
+    let stands = ProducerState { epoch: 1, next_seq: 1 };
+    let all = session.all().await;
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let before = dump(&server, &session);
     for commit in writes.iter().chain([&touch]) {
@@ -353,7 +361,10 @@ async fn a_full_redis_refuses_for_now_and_leaves_nothing_half_done() {
     }
     unavailable(begins.try_commit(&Commit { version: fresh(), ..session_begins() }).await);
     assert_eq!(dump(&server, &begins), [""; 3]);
-    // What is there can be erased to make room.
+    assert!(begins.stat().await.is_none());
+    // What is there can still be read, and erased to make room.
+    assert_eq!(session.all().await, all);
+    assert_eq!(session.store.producer(&session.name, &name("p")).await.unwrap(), Some(stands));
     assert!(session.delete().await);
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     session.append_events(&["fine"]).await;
