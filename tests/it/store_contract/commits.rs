@@ -31,6 +31,7 @@ promises![
     an_empty_commit_is_judged_and_creates_nothing,
     refused_parts_alone_create_nothing,
     records_are_set_and_dropped_and_the_last_change_of_a_key_counts,
+    a_record_of_an_issued_command_gets_the_id_of_its_entry,
     a_touch_alone_creates_the_session_whole,
     a_commit_without_the_version_it_needs_is_a_fault_and_changes_nothing,
     a_commit_of_20_000_changes_happens_whole,
@@ -242,6 +243,19 @@ async fn records_are_set_and_dropped_and_the_last_change_of_a_key_counts(backend
     assert_eq!(change(vec![record("a", "3"), dropped("a")]).await, []);
     assert_eq!(change(vec![dropped("a"), record("a", "4")]).await, [held("a", "4")]);
     assert_eq!(change(vec![record("a", "5"), record("a", "6")]).await, [held("a", "6")]);
+}
+
+async fn a_record_of_an_issued_command_gets_the_id_of_its_entry(backend: Backend) {
+    let session = backend.session().await;
+    session.append(vec![commands(&["before"])]).await;
+    let parts = vec![commands(&["first"]), Part { commands: bytes(&["second"]), ..events(&["mirror"]) }];
+    let issued = vec!["c.first".to_owned(), "c.second".to_owned()];
+    let changes = vec![record("c.second", "{}"), record("other", "1"), record("c.first", "x y")];
+    let (now, _) = committed(session.commit(Commit { issued, changes, ..session.plan(parts).await }).await);
+    let records = [("c.first", format!("x y {now}-2")), ("c.second", format!("{{}} {now}-3")), ("other", "1".into())];
+    assert_eq!(session.state().await.records, records.map(|(key, value)| (key.to_owned(), Bytes::from(value))));
+    let log = session.log(Lane::Commands).await;
+    assert_eq!(log[1..].iter().map(|e| e.id).collect::<Vec<_>>(), [2, 3].map(|n| EntryId { ms: now, n }));
 }
 
 async fn a_touch_alone_creates_the_session_whole(backend: Backend) {
