@@ -254,8 +254,8 @@ impl Keeper {
                     {
                         channels.push(channel);
                     }
-                    // Watched again in the meantime? Then the subscription stays: the operation that asks for it may
-                    // stand before this one in the queue.
+                    // Watched again in the meantime? Then the subscription stays, and the operation that asks for it,
+                    // further back in the queue, finds it so.
                     channels.retain(|channel| !self.shared.channels().contains_key(channel));
                     if !channels.is_empty() {
                         self.answered(sink.unsubscribe(&channels)).await?;

@@ -413,16 +413,29 @@ async fn memory_ids_do_not_go_back_with_the_clock() {
 async fn redis_ids_do_not_go_back_with_the_clock() {
     let server = RedisServer::shared();
     let prefix = unique("test") + ":";
-    let store = connect(server, |config| config.prefix = prefix.clone()).await;
-    let session = Session::new(Arc::new(store)).begun().await;
-    // As if the last entry had been written an hour ahead of the clock.
-    let ahead = session.stat().await.unwrap().snapshot.now + 3_600_000;
-    let key = |last: &str| format!("{prefix}{{{}}}:{last}", session.name);
-    server.cli(&["XADD", &key("events"), &format!("{ahead}-1"), "p", "a"]);
-    server.cli(&["HSET", &key("meta"), "e", &format!("{ahead}-1")]);
-    assert_eq!(session.append_events(&["b"]).await, [EntryId { ms: ahead, n: 2 }]);
-    let (now, _) = session.append(vec![commands(&["c"])]).await;
-    assert_eq!(now, ahead);
-    assert_eq!(session.stat().await.unwrap().snapshot.now, ahead);
-    assert_eq!(session.payloads(Lane::Events).await, ["a", "b"]);
+    let store: Arc<dyn Store> = Arc::new(connect(server, |config| config.prefix = prefix.clone()).await);
+    // As if the last event, the last command, or the beginning had been an hour ahead of the clock.
+    for field in ["e", "c", "at"] {
+        let session = Session::new(store.clone()).begun().await;
+        let ahead = session.stat().await.unwrap().snapshot.now + 3_600_000;
+        let key = |last: &str| format!("{prefix}{{{}}}:{last}", session.name);
+        let value = match field {
+            "at" => ahead.to_string(),
+            _ => format!("{ahead}-1"),
+        };
+        server.cli(&["HSET", &key("meta"), field, &value]);
+        match field {
+            "e" => drop(server.cli(&["XADD", &key("events"), &value, "p", "a"])),
+            "c" => drop(server.cli(&["XADD", &key("commands"), &value, "p", "a"])),
+            _ => {}
+        }
+        assert_eq!(session.stat().await.unwrap().snapshot.now, ahead, "{field}");
+        assert_eq!(conflict(session.commit(Commit::default()).await).now, ahead, "{field}");
+        let parts = vec![events(&["b"]), commands(&["b"])];
+        assert_eq!(session.append(parts).await.0, ahead, "{field}");
+        for lane in Lane::ALL {
+            let log = session.log(lane).await;
+            assert_eq!(log.last().map(|e| e.id), Some(EntryId { ms: ahead, n: log.len() as u64 }));
+        }
+    }
 }
