@@ -439,3 +439,20 @@ async fn redis_ids_do_not_go_back_with_the_clock() {
         }
     }
 }
+
+#[tokio::test]
+async fn redis_what_creates_nothing_leaves_no_key() {
+    let server = RedisServer::shared();
+    let prefix = unique("test") + ":";
+    let session = Session::new(Arc::new(connect(server, |config| config.prefix = prefix.clone()).await));
+    let producer = Some(Producer { id: name("p"), epoch: 0, seq: 7 });
+    session.append(vec![]).await;
+    session.append(vec![Part { producer, ..events(&["gap"]) }]).await;
+    conflict(session.commit(Commit { expect: fresh(), ..everything() }).await);
+    session.read(From::After(EntryId { ms: 1, n: 1 }), 1).await;
+    assert_eq!(server.cli(&["KEYS", &format!("{prefix}*")]), "");
+    session.append(vec![events(&["a"]), commands(&["b"])]).await;
+    assert_eq!(server.cli(&["KEYS", &format!("{prefix}*")]).lines().count(), 3);
+    session.delete().await;
+    assert_eq!(server.cli(&["KEYS", &format!("{prefix}*")]), "");
+}

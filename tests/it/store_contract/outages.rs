@@ -111,6 +111,26 @@ async fn a_lost_subscription_raises_doubt_and_comes_back() {
     }
 }
 
+#[tokio::test]
+async fn a_store_without_its_subscription_is_not_healthy_but_commits() {
+    let server = RedisServer::start();
+    let session = session(&server).await;
+    let (watcher, _subscription) = session.watch().await;
+    healthy(&session).await;
+    let before = watcher.told().doubts;
+    server.cli(&["ACL", "SETUSER", "default", "-subscribe"]);
+    server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    let why = eventually("an unhealthy store", || async { session.store.health().await.err() }).await;
+    assert!(matches!(&why, StoreError::Unavailable(text) if text.contains("subscription")), "{why}");
+    session.append_events(&["unseen"]).await;
+    assert_eq!(watcher.told().pushes, []);
+    server.cli(&["ACL", "SETUSER", "default", "+subscribe"]);
+    watcher.doubt_after(before).await;
+    healthy(&session).await;
+    session.append_events(&["seen"]).await;
+    a_push_of(&watcher, "seen").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscription_asked_for_while_redis_is_away_is_refused_in_time_or_works() {
     let server = RedisServer::start();
