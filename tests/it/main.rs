@@ -2,4 +2,5 @@
 
 mod replicas;
 mod store_contract;
+mod store_model;
 mod support;
