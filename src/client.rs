@@ -131,8 +131,7 @@ pub struct ProducerState {
     /// Its epoch: which of its lives wrote last.
     pub epoch: u64,
     /// The number that its next event must have.
-    #[serde(alias = "next", alias = "next_seq")]
-    pub seq: u64,
+    pub next_seq: u64,
 }
 
 /// Names that a request gives to events that don't say them themselves.

@@ -1,0 +1,33 @@
+//! The sub-agent that summarises by extraction: it chooses the sentences that say most, one at a time.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{
+    agent::{Agent, Halt},
+    text::{Document, Ranking},
+};
+
+/// How much of a document a summary is, and its least and greatest length, in sentences.
+const SHARE: usize = 5;
+const LEAST: usize = 4;
+const MOST: usize = 20;
+
+/// Says the summary. A `steer` command's text names what the sentences chosen from then on should be about.
+pub(super) async fn work(agent: &mut Agent, document: Arc<Document>) -> Result<Value, Halt> {
+    let mut ranking = Ranking::new(&document);
+    let candidates = ranking.left();
+    let length = (candidates / SHARE).clamp(LEAST, MOST).min(candidates);
+    let mut chosen = Vec::new();
+    while chosen.len() < length {
+        if let Some(request) = agent.steered() {
+            let focus = ranking.focus(&request);
+            agent.event("steered", json!({"to": request, "focus": focus})).await?;
+        }
+        let Some(sentence) = ranking.next() else { break };
+        agent.say(&format!("• {sentence}")).await?;
+        chosen.push(sentence);
+    }
+    Ok(json!({"sentences": chosen.len(), "of": document.sentences().count(), "first": chosen.first()}))
+}
