@@ -23,7 +23,7 @@ use reqwest::{
     redirect,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use error::{Error, Problem};
 pub use follow::{Begin, Entry, Follow, FollowOptions, Update};
@@ -125,6 +125,16 @@ pub struct Issued {
     pub entry: EntryId,
 }
 
+/// What an agent can say of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It did what the command asks.
+    Consumed,
+    /// It will not.
+    Rejected,
+}
+
 /// Where an idempotent producer stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct ProducerState {
@@ -221,6 +231,20 @@ impl Client {
     pub async fn command(&self, session: &Name, command: &Command) -> Result<Issued, Error> {
         let request = self.request(Method::POST, &[session.as_str(), "commands"]).json(command);
         self.answer(request.timeout(ANSWER_TIMEOUT)).await
+    }
+
+    /// Says, as the agent, what became of a command: done, or not and why. Each command ends once; a second outcome is
+    /// a [`Problem`] with the code `command_ended`.
+    pub async fn outcome(
+        &self,
+        session: &Name,
+        command: &Name,
+        outcome: Outcome,
+        reason: Option<&str>,
+    ) -> Result<(), Error> {
+        let request = self.request(Method::POST, &[session.as_str(), "commands", command.as_str(), "outcome"]);
+        let request = request.json(&json!({"outcome": outcome, "reason": reason}));
+        self.send(request.timeout(ANSWER_TIMEOUT)).await.map(drop)
     }
 
     /// What the gateway says about a session: lanes, runs, pending commands and approvals.

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
@@ -13,12 +14,13 @@ use tokio::{
 };
 
 use crate::{
-    client::{Begin, Client, Error, FollowOptions, Producer, Published, Speaker, Update},
+    client::{Begin, Client, Error, Follow, FollowOptions, Outcome, Producer, Published, Speaker, Update},
     id::{Lane, Name},
 };
 
 /// One agent at work in one run.
 pub(super) struct Agent {
+    place: Workplace,
     pub name: Name,
     pub run: Name,
     producer: Producer,
@@ -28,13 +30,32 @@ pub(super) struct Agent {
     blocks: u32,
 }
 
+/// A command, as it stands in the commands lane.
+#[derive(Debug, Clone, Deserialize)]
+struct Command {
+    #[serde(rename = "type")]
+    kind: String,
+    command: Name,
+    agent: Option<Name>,
+    run: Option<Name>,
+    #[serde(default)]
+    data: Value,
+}
+
 /// What an agent has been told. Only the last steer counts, so nothing queues up.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 struct Orders {
-    stop: bool,
-    steer: Option<String>,
+    stop: Option<Command>,
+    steer: Option<Command>,
     /// The commands lane can't be read any more.
     lost: Option<String>,
+}
+
+/// A request to turn the work in another direction.
+#[derive(Debug)]
+pub(super) struct Steer {
+    pub command: Name,
+    pub text: String,
 }
 
 /// Why an agent ends before its work is done.
@@ -64,43 +85,20 @@ pub(super) struct Workplace {
 impl Agent {
     /// Listens for commands from now on, then says that it has started: whoever reads that can command it.
     pub async fn start(place: &Workplace, name: Name, run: Name) -> Result<Agent, Error> {
-        let speaker = Speaker { agent: Some(name.clone()), run: Some(run.clone()) };
-        let (told, orders) = watch::channel(Orders::default());
         let options = FollowOptions { begin: Begin::Now, ..FollowOptions::default() };
         let mut commands = place.client.follow(&place.session, Lane::Commands, options);
-        loop {
-            match commands.next().await {
-                Some(Ok(Update::CaughtUp)) => break,
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error),
-                None => break,
+        while let Some(update) = commands.next().await {
+            if let Update::CaughtUp = update? {
+                break;
             }
         }
-        let me = (name.clone(), run.clone());
-        let listener = tokio::spawn(async move {
-            while let Some(update) = commands.next().await {
-                match update {
-                    Ok(Update::Entry(entry)) => {
-                        if let Some(command) = entry.head().filter(|command| {
-                            command.agent.is_none_or(|agent| agent == me.0.as_str())
-                                && command.run.is_none_or(|run| run == me.1.as_str())
-                        }) {
-                            told.send_modify(|orders| orders.take(command.kind, command.data.map(|data| data.get())));
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        told.send_modify(|orders| orders.lost = Some(error.to_string()));
-                        return;
-                    }
-                }
-            }
-        });
+        let (told, orders) = watch::channel(Orders::default());
+        let listener = tokio::spawn(listen(commands, told, name.clone(), run.clone())).abort_handle();
+        let speaker = Speaker { agent: Some(name.clone()), run: Some(run.clone()) };
+        let producer = place.client.producer(&place.session, speaker);
         let mut pace = interval(Duration::from_secs_f64(1.0 / place.speed));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let producer = place.client.producer(&place.session, speaker);
-        let listener = listener.abort_handle();
-        let mut agent = Agent { name, run, producer, orders, listener, pace, blocks: 0 };
+        let mut agent = Agent { place: place.clone(), name, run, producer, orders, listener, pace, blocks: 0 };
         agent.event("agent.started", json!({})).await?;
         Ok(agent)
     }
@@ -126,8 +124,8 @@ impl Agent {
     pub fn check(&self) -> Result<(), Halt> {
         let orders = self.orders.borrow();
         match &orders.lost {
+            _ if orders.stop.is_some() => Err(Halt::Stopped),
             Some(why) => Err(Halt::Failed(format!("the commands lane is lost: {why}"))),
-            None if orders.stop => Err(Halt::Stopped),
             None => Ok(()),
         }
     }
@@ -139,15 +137,19 @@ impl Agent {
                 return halt;
             }
             if self.orders.changed().await.is_err() {
-                // The session is closed: nobody can say anything any more.
-                return Halt::Failed("the commands lane has ended".into());
+                return Halt::Failed("the session was closed".into());
             }
         }
     }
 
-    /// What the agent was steered to since the last call.
-    pub fn steered(&mut self) -> Option<String> {
-        if self.orders.has_changed().unwrap_or(false) { self.orders.borrow_and_update().steer.clone() } else { None }
+    /// What the agent was steered to since the last call, if it was. It owes the command an [answer](Agent::answer).
+    pub fn steered(&mut self) -> Option<Steer> {
+        if !self.orders.has_changed().unwrap_or(false) {
+            return None;
+        }
+        let Command { command, data, .. } = self.orders.borrow_and_update().steer.clone()?;
+        let text = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
+        Some(Steer { command, text })
     }
 
     /// The last event: how the work ended, and what came of it.
@@ -157,7 +159,19 @@ impl Agent {
             Err(Halt::Stopped) => json!({"status": "stopped"}),
             Err(Halt::Failed(why)) => json!({"status": "failed", "reason": why}),
         };
-        self.event("agent.finished", data).await.map(drop)
+        self.event("agent.finished", data).await?;
+        let stop = self.orders.borrow().stop.as_ref().map(|stop| stop.command.clone());
+        if let Some(stop) = stop {
+            self.answer(&stop, Outcome::Consumed, None).await;
+        }
+        Ok(())
+    }
+
+    /// Reports a command's outcome. A colleague that was told the same may have been faster: that is as good.
+    pub async fn answer(&self, command: &Name, outcome: Outcome, reason: Option<&str>) {
+        if let Err(error) = self.place.client.outcome(&self.place.session, command, outcome, reason).await {
+            tracing::debug!(%command, %error, "the outcome was not taken");
+        }
     }
 }
 
@@ -167,16 +181,35 @@ impl Drop for Agent {
     }
 }
 
-impl Orders {
-    fn take(&mut self, kind: &str, data: Option<&str>) {
-        match kind {
-            "stop" => self.stop = true,
-            "steer" => {
-                let data = data.and_then(|data| serde_json::from_str::<Value>(data).ok()).unwrap_or_default();
-                let text = data.as_str().map(str::to_owned);
-                self.steer = Some(text.unwrap_or_else(|| data.to_string()));
+/// Passes on the commands for one agent, until the session is closed.
+async fn listen(mut commands: Follow, told: watch::Sender<Orders>, name: Name, run: Name) {
+    while let Some(update) = commands.next().await {
+        match update {
+            Ok(Update::Entry(entry)) => {
+                let Ok(command) = serde_json::from_str::<Command>(&entry.json) else { continue };
+                let for_me = command.agent.as_ref().is_none_or(|agent| *agent == name)
+                    && command.run.as_ref().is_none_or(|r| *r == run);
+                if for_me {
+                    told.send_if_modified(|orders| orders.take(command));
+                }
             }
-            _ => {}
+            Ok(_) => {}
+            Err(error) => {
+                told.send_modify(|orders| orders.lost = Some(error.to_string()));
+                return;
+            }
         }
+    }
+}
+
+impl Orders {
+    /// Takes a command; `false` if the demo's agents don't know its type.
+    fn take(&mut self, command: Command) -> bool {
+        match command.kind.as_str() {
+            "stop" => self.stop = Some(command),
+            "steer" => self.steer = Some(command),
+            _ => return false,
+        }
+        true
     }
 }

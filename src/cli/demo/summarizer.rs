@@ -8,6 +8,7 @@ use super::{
     agent::{Agent, Halt},
     text::{Document, Ranking},
 };
+use crate::client::Outcome;
 
 /// How much of a document a summary is, and its least and greatest length, in sentences.
 const SHARE: usize = 5;
@@ -21,9 +22,14 @@ pub(super) async fn work(agent: &mut Agent, document: Arc<Document>) -> Result<V
     let length = (candidates / SHARE).clamp(LEAST, MOST).min(candidates);
     let mut chosen = Vec::new();
     while chosen.len() < length {
-        if let Some(request) = agent.steered() {
-            let focus = ranking.focus(&request);
-            agent.event("steered", json!({"to": request, "focus": focus})).await?;
+        if let Some(steer) = agent.steered() {
+            let focus = ranking.focus(&steer.text);
+            let answer = match focus.is_empty() {
+                true => (Outcome::Rejected, Some("the text has none of these words")),
+                false => (Outcome::Consumed, None),
+            };
+            agent.event("steered", json!({"to": steer.text, "focus": focus})).await?;
+            agent.answer(&steer.command, answer.0, answer.1).await;
         }
         let Some(sentence) = ranking.next() else { break };
         agent.say(&format!("• {sentence}")).await?;
