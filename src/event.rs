@@ -242,6 +242,12 @@ impl Payload {
         compact(json.as_bytes(), &mut self.0)
     }
 
+    /// Adds a key with a value of the gateway's own.
+    pub fn value(&mut self, key: &str, value: &serde_json::Value) {
+        self.key(key);
+        self.0.extend_from_slice(value.to_string().as_bytes());
+    }
+
     /// The payload.
     pub fn finish(mut self) -> Bytes {
         self.0.push(b'}');

@@ -1,7 +1,85 @@
-//! x
+//! Moorline: durable sessions for AI agents, on the Redis that a team already runs.
+//!
+//! ```text
+//! agent ──POST events──▶ http ─▶ ingest ─▶ writer ─▶ rules ─▶ store.commit ──▶ the log
+//!                                                                                │ push
+//! client ◀──SSE── sse ◀── hub: one ring a live session ◀─────────────────────────┘
+//!                          └─ history and repairs: store.read
+//! ```
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | [`id`], [`event`] | names, entry ids, events: the text that crosses the border, parsed once |
+//! | [`rules`] | what may happen in a session; pure |
+//! | [`store`] | where sessions live: the contract, Redis, memory |
+//! | [`writer`] | one commit at a time for each session and replica |
+//! | [`ingest`] | request bodies into appends |
+//! | [`hub`] | live sessions: one subscription, one ring, followers that resume |
+//! | [`sse`] | what streams look like |
+//! | [`http`] | routes, problems, the server |
+//! | [`client`] | the client that reconnects by itself |
+//! | [`cli`] | the `moorline` program |
+//! | [`config`] | everything that can be set |
+
 pub mod cli;
 pub mod client;
+pub mod config;
 pub mod event;
+pub mod http;
+pub mod hub;
 pub mod id;
+pub mod ingest;
+pub mod rules;
 pub mod sse;
 pub mod store;
+pub mod writer;
+
+use std::{io, sync::Arc};
+
+use config::Config;
+use http::{Server, Shared};
+use store::{
+    Store, StoreError,
+    memory::MemoryStore,
+    redis::{RedisConfig, RedisStore},
+};
+use tokio::net::TcpListener;
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address can't be listened on.
+    #[error("can't listen on {addr}: {cause}")]
+    Listen {
+        /// The address asked for.
+        addr: std::net::SocketAddr,
+        /// What the operating system says.
+        cause: io::Error,
+    },
+    /// The store can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Starts a gateway: connects to its store, then listens.
+pub async fn serve(config: &Config) -> Result<Server, StartError> {
+    let store: Arc<dyn Store> = match &config.redis_url {
+        Some(url) => {
+            let redis = RedisConfig {
+                prefix: config.redis_prefix.clone(),
+                retention: config.retention,
+                timeout: config.redis_timeout,
+                ..RedisConfig::new(url.clone())
+            };
+            Arc::new(RedisStore::connect(redis).await?)
+        }
+        None => Arc::new(MemoryStore::new(config.retention)),
+    };
+    let listen = |cause| StartError::Listen { addr: config.listen, cause };
+    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+    let writers = writer::Writers::new(store.clone(), config.control);
+    let hub = hub::Hub::new(store.clone(), writers.clone());
+    let draining = tokio::sync::watch::Sender::new(false);
+    let gateway = Arc::new(Shared { store, writers, hub, limits: config.limits, draining });
+    Server::start(listener, gateway).map_err(listen)
+}

@@ -127,12 +127,27 @@ pub struct Commit {
     pub touch: Vec<Name>,
     /// Runs that must not have been touched after the time that the committer saw.
     pub untouched: Vec<(Name, Ms)>,
-    /// Records of the control state to write (`Some`) or to drop (`None`), by key.
+    /// Records of the control state to write (`Some`, not empty) or to drop (`None`), by key. The last change of a key
+    /// counts.
     pub changes: Vec<(String, Option<Bytes>)>,
+    /// The keys of the records that belong to the commands appended here, in the order of those: the store writes
+    /// behind each record a space and the id that its command got.
+    pub issued: Vec<String>,
     /// The session is closed by this commit.
     pub closes: bool,
     /// Entries to append, in order. Each part succeeds or is refused by itself as far as producers are concerned.
     pub parts: Vec<Part>,
+}
+
+impl Commit {
+    /// Refuses a commit that may begin a session or change its control state, and brings no version for it.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        let begins = self.expect.is_none() && !(self.touch.is_empty() && self.parts.is_empty());
+        if self.version.is_none() && (begins || self.closes || !self.changes.is_empty()) {
+            return Err(StoreError::Fault("a commit came without the version it needs".into()));
+        }
+        Ok(())
+    }
 }
 
 /// The times for which a decision holds: `not_before <= now < before`.
@@ -306,6 +321,13 @@ pub struct Page {
     pub entries: Vec<Entry>,
 }
 
+impl Extent {
+    /// Whether `0-0` stands right before what is there: nothing was cut off.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.first.map_or(self.last == EntryId::ZERO, |first| first.n == 1)
+    }
+}
+
 impl Page {
     /// The id to read on from.
     pub fn next(&self, from: From) -> EntryId {
@@ -335,13 +357,19 @@ pub enum Lost {
 }
 
 impl Lost {
-    /// Why a cursor that was not found is not there. Written once for all stores.
+    /// Why a cursor that was not found is not there. Written once for all stores. `0-0` is not found where entry number
+    /// 1 is gone.
     pub fn why(cursor: EntryId, created: Option<Ms>, extent: Extent) -> Lost {
-        match created {
-            None => Lost::Deleted,
-            Some(created) if cursor.ms < created && cursor != EntryId::ZERO => Lost::Deleted,
-            Some(_) if extent.first.is_some_and(|first| cursor.n < first.n) => Lost::Trimmed,
-            Some(_) => Lost::Unknown,
+        let Some(created) = created else { return Lost::Deleted };
+        // Where the log now begins. All of a lane may be gone (Redis evicted it): then it begins with what comes next.
+        let first = extent.first.unwrap_or(EntryId { ms: extent.last.ms, n: extent.last.n + 1 });
+        // Both halves of an id grow along the log; one that is early by its number and late by its time never was.
+        let before_first = (1..first.n).contains(&cursor.n) && cursor.ms <= first.ms;
+        match cursor {
+            EntryId::ZERO => Lost::Trimmed,
+            _ if cursor.ms < created => Lost::Deleted,
+            _ if before_first => Lost::Trimmed,
+            _ => Lost::Unknown,
         }
     }
 }

@@ -1,12 +1,230 @@
-//! `moorline serve`: comes with the gateway.
+//! `moorline serve`: a gateway, until it is told to stop.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, net::SocketAddr, process::ExitCode, time::Duration};
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use super::output;
+use crate::{
+    config::{Config, DEFAULT_PORT, Limits},
+    rules,
+    store::Retention,
+};
 
 /// The gateway's arguments.
-#[derive(Debug, clap::Args)]
-pub struct ServeArgs {}
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen
+    #[arg(long, env = "MOORLINE_LISTEN", value_name = "ADDR:PORT",
+          default_value_t = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))]
+    listen: SocketAddr,
+    /// Listen beyond loopback although nobody has to show a token: anyone who reaches the port can read and write
+    #[arg(long, env = "MOORLINE_INSECURE_NO_AUTH")]
+    insecure_no_auth: bool,
+
+    /// The Redis that holds the sessions, as in redis://user:password@host:6379/0 (also rediss://, unix://). Without
+    /// one, sessions live in this process's memory, for this process only
+    #[arg(long, env = "MOORLINE_REDIS_URL", hide_env_values = true, value_name = "URL", help_heading = "Store")]
+    redis_url: Option<String>,
+    /// What every Redis key begins with
+    #[arg(
+        long,
+        env = "MOORLINE_REDIS_PREFIX",
+        default_value = "moorline:",
+        value_name = "TEXT",
+        help_heading = "Store"
+    )]
+    redis_prefix: String,
+    /// How long Redis may take to answer before a request gets 503
+    #[arg(long, env = "MOORLINE_REDIS_TIMEOUT", default_value = "2s", value_parser = duration, value_name = "TIME",
+          help_heading = "Store")]
+    redis_timeout: Duration,
+    /// A session that nobody wrote to for so long is gone; 0 keeps it for ever
+    #[arg(long, env = "MOORLINE_RETENTION", default_value = "24h", value_parser = duration, value_name = "TIME",
+          help_heading = "Store")]
+    retention: Duration,
+    /// How many entries each lane of a session keeps at least
+    #[arg(long, env = "MOORLINE_MAX_ENTRIES", default_value_t = Retention::default().cap, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..), help_heading = "Store")]
+    max_entries: u64,
+
+    /// The largest event, in bytes
+    #[arg(long, env = "MOORLINE_MAX_EVENT_BYTES", default_value_t = Limits::default().event_bytes, value_name = "N",
+          help_heading = "Limits")]
+    max_event_bytes: usize,
+    /// The largest body that is not a stream, in bytes
+    #[arg(long, env = "MOORLINE_MAX_BODY_BYTES", default_value_t = Limits::default().body_bytes, value_name = "N",
+          help_heading = "Limits")]
+    max_body_bytes: usize,
+    /// The most events in one JSON array
+    #[arg(long, env = "MOORLINE_MAX_BATCH_EVENTS", default_value_t = Limits::default().batch_events, value_name = "N",
+          help_heading = "Limits")]
+    max_batch_events: usize,
+    /// How long a body may be silent in the middle of an event
+    #[arg(long, env = "MOORLINE_BODY_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME",
+          help_heading = "Limits")]
+    body_timeout: Duration,
+    /// How long a request's head may take
+    #[arg(long, env = "MOORLINE_HEAD_TIMEOUT", default_value = "10s", value_parser = duration, value_name = "TIME",
+          help_heading = "Limits")]
+    head_timeout: Duration,
+    /// The largest request head, in bytes (at least 8192)
+    #[arg(long, env = "MOORLINE_MAX_HEAD_BYTES", default_value_t = Limits::default().head_bytes, value_name = "N",
+          help_heading = "Limits")]
+    max_head_bytes: usize,
+    /// The pause between heartbeat comments on a stream
+    #[arg(long, env = "MOORLINE_HEARTBEAT", default_value = "15s", value_parser = duration, value_name = "TIME",
+          help_heading = "Limits")]
+    heartbeat: Duration,
+    /// A client that takes nothing for so long is cut (it can resume)
+    #[arg(long, env = "MOORLINE_STALL_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME",
+          help_heading = "Limits")]
+    stall_timeout: Duration,
+    /// The most runs in a session
+    #[arg(long, env = "MOORLINE_MAX_RUNS", default_value_t = rules::Limits::default().runs, value_name = "N",
+          help_heading = "Limits")]
+    max_runs: usize,
+    /// The largest control state of a session (its runs, commands and approvals), in bytes
+    #[arg(long, env = "MOORLINE_MAX_CONTROL_BYTES", default_value_t = rules::Limits::default().bytes,
+          value_name = "N", help_heading = "Limits")]
+    max_control_bytes: usize,
+
+    /// How long requests under way may take once the gateway is told to stop
+    #[arg(long, env = "MOORLINE_DRAIN", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    drain: Duration,
+    /// How much to log: error, warn, info, debug, trace, or a filter such as moorline=debug
+    #[arg(long, env = "MOORLINE_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// The form of log lines
+    #[arg(long, env = "MOORLINE_LOG_FORMAT", default_value = "text", value_name = "FORM")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl ServeArgs {
+    fn config(&self) -> Config {
+        // A retention of 0 keeps sessions: no session outlives this.
+        let for_ever = Duration::from_secs(100 * 365 * 86_400);
+        let retention = if self.retention.is_zero() { for_ever } else { self.retention };
+        Config {
+            listen: self.listen,
+            redis_url: self.redis_url.clone().filter(|url| !url.is_empty()),
+            redis_prefix: self.redis_prefix.clone(),
+            redis_timeout: self.redis_timeout,
+            retention: Retention { ttl: retention, cap: self.max_entries },
+            limits: Limits {
+                event_bytes: self.max_event_bytes,
+                body_bytes: self.max_body_bytes,
+                batch_events: self.max_batch_events,
+                body_timeout: self.body_timeout,
+                head_timeout: self.head_timeout,
+                head_bytes: self.max_head_bytes,
+                heartbeat: self.heartbeat,
+                stall_timeout: self.stall_timeout,
+                ..Limits::default()
+            },
+            control: rules::Limits { runs: self.max_runs, bytes: self.max_control_bytes, ..rules::Limits::default() },
+            drain: self.drain,
+        }
+    }
+}
 
 /// Runs a gateway until it is told to stop.
-pub async fn run(_: ServeArgs) -> ExitCode {
-    ExitCode::FAILURE
+pub async fn run(args: ServeArgs) -> ExitCode {
+    if let Err(error) = log_to_stderr(&args) {
+        output::notice(format_args!("error: --log {:?}: {error}", args.log));
+        return ExitCode::from(2);
+    }
+    if !args.listen.ip().is_loopback() && !args.insecure_no_auth {
+        output::notice(format_args!(
+            "error: {} can be reached from other machines, and nobody has to show a token. Listen on 127.0.0.1, or \
+             say --insecure-no-auth if something in front of the gateway lets only the right people through.",
+            args.listen
+        ));
+        return ExitCode::from(2);
+    }
+    let config = args.config();
+    let server = match crate::serve(&config).await {
+        Ok(server) => server,
+        Err(error) => {
+            output::notice(format_args!("error: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match &config.redis_url {
+        Some(_) => tracing::info!("sessions live in Redis, under {:?}", config.redis_prefix),
+        None => tracing::warn!(
+            "sessions live in this process's memory: they end with it, and no second replica shares them; \
+             --redis-url makes them durable"
+        ),
+    }
+    tracing::info!("moorline {} listens on http://{}", env!("CARGO_PKG_VERSION"), server.addr);
+    told_to_stop().await;
+    tracing::info!("stopping: streams are cut for their clients to go on elsewhere, requests finish");
+    server.shutdown(config.drain).await;
+    ExitCode::SUCCESS
+}
+
+fn log_to_stderr(args: &ServeArgs) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let filter = EnvFilter::builder().parse(&args.log)?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match args.log_format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// SIGINT or SIGTERM.
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = super::interrupted() => {}
+        () = terminated => {}
+    }
+}
+
+/// `250ms`, `30s`, `5m`, `24h`, `7d`, or a bare `0`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let wrong = || "a time takes the form 250ms, 30s, 5m, 24h or 7d".to_owned();
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "" if number == 0 => 0,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        for wrong in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "9999999999999999999d", "5 s"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -38,6 +38,8 @@ struct Shared {
 struct Sessions {
     by_name: HashMap<Name, Session>,
     swept: Ms,
+    /// Later than every entry of the sessions that were deleted: one made again must not give out an id of before.
+    floor: Ms,
 }
 
 struct Session {
@@ -213,12 +215,14 @@ fn admit(lives: &HashMap<Name, Life>, producer: &Producer, count: usize) -> Admi
 #[async_trait]
 impl Store for MemoryStore {
     async fn commit(&self, name: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
+        commit.check()?;
         let mut sessions = self.sessions();
         let clock = (self.clock)();
         sessions.sweep(clock);
 
+        let floor = sessions.floor;
         let existing = sessions.live(name, clock);
-        let now = existing.as_ref().map_or(clock, |s| clock.max(s.last));
+        let now = clock.max(existing.as_ref().map_or(floor, |s| s.last));
         let touched_since = |s: &Session| commit.untouched.iter().any(|(run, seen)| s.touched.get(run) > Some(seen));
         if existing.as_ref().map(|s| &s.version) != commit.expect.as_ref()
             || now < commit.window.not_before
@@ -231,10 +235,9 @@ impl Store for MemoryStore {
 
         // Decide on every part before anything changes: what is refused must not create a session.
         let mut fresh = None;
-        let token = || commit.version.clone().ok_or_else(|| StoreError::Fault("the commit has no version".into()));
         let session = match existing {
             Some(session) => session,
-            None => fresh.insert(Session::new(token()?, now)),
+            None => fresh.insert(Session::new(commit.version.clone().unwrap_or_default(), now)),
         };
         let mut wrote = !commit.changes.is_empty() || commit.closes;
         let mut parted = Vec::with_capacity(commit.parts.len());
@@ -276,8 +279,16 @@ impl Store for MemoryStore {
             }
         }
         for (key, value) in &commit.changes {
+            let command = commit.issued.iter().position(|issued| issued == key);
+            let entry = command.map(|at| EntryId { ms: now, n: first[Lane::Commands.index()] + at as u64 });
             match value {
-                Some(value) => session.records.insert(key.clone(), value.clone()),
+                Some(value) => session.records.insert(
+                    key.clone(),
+                    match entry {
+                        Some(entry) => [&value[..], format!(" {entry}").as_bytes()].concat().into(),
+                        None => value.clone(),
+                    },
+                ),
                 None => session.records.remove(key),
             };
         }
@@ -285,8 +296,8 @@ impl Store for MemoryStore {
             session.closed = Some(now);
         }
         let changed = !commit.changes.is_empty() || commit.closes;
-        if changed {
-            session.version = token()?;
+        if let (true, Some(version)) = (changed, &commit.version) {
+            session.version = version.clone();
         }
         if wrote {
             session.expires = now.saturating_add(self.retention.ttl.as_millis() as Ms);
@@ -320,7 +331,7 @@ impl Store for MemoryStore {
             (From::Start, _) => (0, None),
             (From::Latest, log) => (log.map_or(0, |l| l.entries.len().saturating_sub(limit)), None),
             (From::After(EntryId::ZERO), None) => (0, None),
-            (From::After(EntryId::ZERO), Some(_)) if extent.first.is_none_or(|f| f.n == 1) => (0, None),
+            (From::After(EntryId::ZERO), Some(_)) if extent.is_whole() => (0, None),
             (From::After(id), Some(log)) if log.contains(id) => (log.entries.partition_point(|e| e.id.n <= id.n), None),
             (From::After(id), _) => (0, Some(Lost::why(id, created, extent))),
         };
@@ -347,12 +358,11 @@ impl Store for MemoryStore {
 
     async fn delete(&self, name: &Name) -> Result<bool, StoreError> {
         let mut sessions = self.sessions();
-        let existed = sessions.live(name, (self.clock)()).is_some();
-        if existed {
-            sessions.by_name.remove(name);
-            self.push(name, Push::Deleted);
-        }
-        Ok(existed)
+        let Some(last) = sessions.live(name, (self.clock)()).map(|s| s.last) else { return Ok(false) };
+        sessions.by_name.remove(name);
+        sessions.floor = sessions.floor.max(last + 1);
+        self.push(name, Push::Deleted);
+        Ok(true)
     }
 
     async fn subscribe(&self, name: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError> {

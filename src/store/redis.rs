@@ -72,6 +72,7 @@ pub struct RedisStore {
     keys: Keys,
     config: RedisConfig,
     script: commit::Script,
+    erase: redis::Script,
     commits: Vec<ConnectionManager>,
     /// Sessions are spread over the commit connections by this hash; one session stays on one.
     spread: std::hash::RandomState,
@@ -145,6 +146,7 @@ impl RedisStore {
         Ok(RedisStore {
             keys,
             script: commit::Script::new(),
+            erase: redis::Script::new(include_str!("redis/delete.lua")),
             commits,
             spread: Default::default(),
             pages,
@@ -169,6 +171,7 @@ impl RedisStore {
 #[async_trait]
 impl Store for RedisStore {
     async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
+        commit.check()?;
         let mut connection = self.commit_connection(session);
         let arguments = commit::Arguments { keys: &self.keys, session, config: &self.config, commit };
         // The connection's own timeout does not cover a reconnect that it waits for.
@@ -207,7 +210,7 @@ impl Store for RedisStore {
         };
         match from {
             From::Latest => page.entries.reverse(),
-            From::After(EntryId::ZERO) if extent.first.is_none_or(|f| f.n == 1) => page.entries.truncate(limit),
+            From::After(EntryId::ZERO) if extent.is_whole() => page.entries.truncate(limit),
             From::After(id) if page.entries.first().is_some_and(|e| e.id == id) => {
                 page.entries.remove(0);
             }
@@ -242,7 +245,8 @@ impl Store for RedisStore {
             lanes.map(|(first, last)| Ok(Extent { first: stream(first)?.first().map(|e| e.id), last }));
         let lanes: [Extent; 2] = [events?, commands?];
         let now = (seconds * 1000 + micros / 1000).max(lanes[0].last.ms).max(lanes[1].last.ms);
-        let snapshot = commit::snapshot(now, fields)?;
+        let mut snapshot = commit::snapshot(now, fields)?;
+        snapshot.now = now.max(snapshot.state.as_ref().map_or(0, |state| state.created));
         Ok(snapshot.state.is_some().then_some(Stat { snapshot, lanes }))
     }
 
@@ -261,17 +265,19 @@ impl Store for RedisStore {
     }
 
     async fn delete(&self, session: &Name) -> Result<bool, StoreError> {
-        let meta = self.keys.meta(session);
-        let mut pipe = redis::pipe();
-        pipe.atomic();
-        pipe.cmd("EXISTS").arg(&meta);
-        pipe.cmd("DEL").arg(&meta);
+        let mut connection = self.pages.get().await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let mut erase = self.erase.prepare_invoke();
+        erase.key(self.keys.meta(session));
         for lane in Lane::ALL {
-            pipe.cmd("DEL").arg(self.keys.lane(session, lane));
+            erase.key(self.keys.lane(session, lane));
         }
-        pipe.cmd("PUBLISH").arg(self.keys.channel(session)).arg("d");
-        let replies = self.transaction(&pipe).await?;
-        Ok(matches!(replies.first(), Some(Value::Int(1))))
+        erase.arg(self.keys.channel(session));
+        loop {
+            match erase.invoke_async::<i64>(&mut connection).await.map_err(store_error)? {
+                -1 => tokio::time::sleep(Duration::from_millis(1)).await,
+                erased => return Ok(erased == 1),
+            }
+        }
     }
 
     async fn subscribe(&self, session: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError> {

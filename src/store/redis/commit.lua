@@ -4,7 +4,7 @@
 -- ARGV  1 channel  2 expected version ('' = no session)  3 version from now on
 --       4 not before (ms)  5 before (ms)  6 ttl (ms, 0 = keep)  7 cap (entries)  8 largest push (bytes)  9 closes ('1')
 --       then, each led by its count:
---       untouched: run, ms seen    touch: run    changes: key, value ('' = drop)
+--       untouched: run, ms seen    touch: run    issued: key    changes: key, value ('' = drop)
 --       parts: producer id ('' = none), epoch, seq, #events, #commands, payloads of events, of commands
 --
 -- meta  v version  at created (ms)  x closed (ms)  e, c last id of the lane  t next renewal of the ttl (ms)
@@ -78,12 +78,21 @@ local function flush()
   end
 end
 
-for _ = 1, tonumber(arg()) do
+local touches = tonumber(arg())
+for _ = 1, touches do
   put('u.' .. arg(), now)
 end
-local changes = tonumber(arg())
+local issued = {} -- which command of this commit a record belongs to
+for command = 1, tonumber(arg()) do
+  issued[arg()] = command
+end
+local changes, records = tonumber(arg()), {}
 for _ = 1, changes do
-  local key, value = arg(), arg()
+  local key = arg()
+  records[key] = arg() -- the last change of a key counts
+end
+for key, value in pairs(records) do
+  if issued[key] and value ~= '' then value = value .. ' ' .. now .. '-' .. commands_n + issued[key] end
   if value ~= '' then
     put('r.' .. key, value)
   else
@@ -148,7 +157,14 @@ local function append(lane, payload)
 end
 
 local result = { 'ok', now }
-for _ = 1, tonumber(arg()) do
+local parts = tonumber(arg())
+local both = parts == 1 and ARGV[at + 4] ~= '0' and ARGV[at + 5] ~= '0'
+if version and (parts > 1 or both) then
+  -- A foreign type at the key of one lane has to show before the other lane has taken entries.
+  redis.call('XLEN', lanes[1])
+  redis.call('XLEN', lanes[2])
+end
+for _ = 1, parts do
   local producer, epoch, seq, events, commands = arg(), tonumber(arg()), tonumber(arg()), tonumber(arg()), tonumber(arg())
   local skip = 0
   if producer ~= '' then
@@ -171,10 +187,8 @@ for _ = 1, tonumber(arg()) do
 end
 
 local changed = changes > 0 or closes
-if changed then
-  begin()
-  if version then put('v', fresh_version) end
-end
+if changed or touches > 0 then begin() end
+if changed and version then put('v', fresh_version) end
 if after[1] > before[1] then put('e', now .. '-' .. after[1]) end
 if after[2] > before[2] then put('c', now .. '-' .. after[2]) end
 if #set == 0 and #drop == 0 then return result end

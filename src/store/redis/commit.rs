@@ -68,6 +68,7 @@ impl Arguments<'_> {
         for run in &commit.touch {
             cmd.arg(run.as_str());
         }
+        cmd.arg(commit.issued.len()).arg(&commit.issued);
         cmd.arg(commit.changes.len());
         for (key, value) in &commit.changes {
             cmd.arg(key).arg(value.as_deref().unwrap_or_default());

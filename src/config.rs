@@ -1,0 +1,83 @@
+//! Everything that can be set, its defaults, and the limits: the only place where they live.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::{rules, store::Retention};
+
+/// The port that Moorline listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 4770;
+
+/// What a gateway is made with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The Redis to use; `None`: the embedded store.
+    pub redis_url: Option<String>,
+    /// What every Redis key begins with.
+    pub redis_prefix: String,
+    /// How long Redis may take to answer before a request is refused.
+    pub redis_timeout: Duration,
+    /// How long sessions are kept.
+    pub retention: Retention,
+    /// Bounds of requests and connections.
+    pub limits: Limits,
+    /// Bounds of a session's control state.
+    pub control: rules::Limits,
+    /// How long open streams and requests may go on once the gateway is told to end.
+    pub drain: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
+            redis_url: None,
+            redis_prefix: "moorline:".into(),
+            redis_timeout: Duration::from_secs(2),
+            retention: Retention::default(),
+            limits: Limits::default(),
+            control: rules::Limits::default(),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Bounds of requests and connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of one event in the log.
+    pub event_bytes: usize,
+    /// Bytes of a bounded body.
+    pub body_bytes: usize,
+    /// Events in one array.
+    pub batch_events: usize,
+    /// Silence in the middle of a body's event, or anywhere in a bounded body, after which the request is given up.
+    pub body_timeout: Duration,
+    /// The time to send a request's head.
+    pub head_timeout: Duration,
+    /// Headers in a request.
+    pub headers: usize,
+    /// Bytes of a request's head.
+    pub head_bytes: usize,
+    /// The pause between heartbeat comments on a stream.
+    pub heartbeat: Duration,
+    /// A client that takes nothing for so long is cut.
+    pub stall_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            event_bytes: 256 * 1024,
+            body_bytes: 4 * 1024 * 1024,
+            batch_events: 1_000,
+            body_timeout: Duration::from_secs(30),
+            head_timeout: Duration::from_secs(10),
+            headers: 100,
+            head_bytes: 64 * 1024,
+            heartbeat: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(60),
+        }
+    }
+}

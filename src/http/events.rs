@@ -1,0 +1,214 @@
+//! `POST /v1/sessions/{session}/events`: append, from one event to an endless body.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Gateway, Problem,
+    extract::{self, BodyKind, Names, Params},
+    problem::producer_problem,
+};
+use crate::{
+    event::Defaults,
+    id::Name,
+    ingest::{self, BadBatch, BadStream, Ingest, Progress, Reading, Splitter, Stopped},
+    rules::{Action, Append, Reply, RunView},
+    store::Producer,
+    writer::WriteError,
+};
+
+/// `?agent=&run=`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppendParams {
+    agent: Option<String>,
+    run: Option<String>,
+    /// Looked at before; here only so that it is no unknown parameter.
+    #[serde(rename = "access_token")]
+    _access_token: Option<String>,
+}
+
+/// `POST …/events`
+pub async fn append(
+    State(gateway): State<Gateway>,
+    Names([session]): Names<1>,
+    Params(params): Params<AppendParams>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let defaults = Defaults {
+        agent: extract::name("agent", params.agent.as_deref())?,
+        run: extract::name("run", params.run.as_deref())?,
+    };
+    let (kind, producer, attempt) =
+        (extract::body_kind(&headers)?, extract::producer(&headers)?, extract::attempt(&headers)?);
+    match kind {
+        BodyKind::Json => {
+            let body = extract::read_whole(body, &gateway).await?;
+            append_json(&gateway, session, &body, &defaults, attempt, producer).await
+        }
+        BodyKind::Ndjson | BodyKind::Sse => {
+            let mut progress = Progress::default();
+            let run = defaults.run.clone();
+            let ended =
+                stream(&gateway, &session, kind, body, defaults, attempt, producer.clone(), &mut progress).await;
+            answer_stream(ended, &progress, producer.is_some(), run.is_some())
+        }
+    }
+}
+
+/// Appends a JSON body whole, or not at all.
+pub(super) async fn append_json(
+    gateway: &Gateway,
+    session: Name,
+    body: &[u8],
+    defaults: &Defaults,
+    attempt: Option<u32>,
+    producer: Option<Producer>,
+) -> Result<Response, Problem> {
+    let text = std::str::from_utf8(body);
+    let text = text.map_err(|_| Problem::bad_request("bad_utf8", "the body is not valid UTF-8"))?;
+    let events = ingest::events(text, defaults, gateway.limits.event_bytes)?;
+    let limit = gateway.limits.batch_events;
+    if events.len() > limit {
+        let detail = format!("the array has {} events; send at most {limit} a request", events.len());
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail).with("limit", limit));
+    }
+    let received = producer.as_ref().map(|producer| producer.seq);
+    let action = Action::Append(Append { events, attempt, producer });
+    let done = gateway.writers.act(&session, action).await.map_err(|error| write_problem(error, received))?;
+    let mut answer = Map::new();
+    answer.insert("ids".into(), json!(done.ids));
+    if done.skipped > 0 {
+        answer.insert("skipped".into(), done.skipped.into());
+    }
+    if done.duplicate {
+        answer.insert("duplicate".into(), true.into());
+    }
+    if let Reply::Appended(stopping) = &done.reply {
+        tell_stopping(&mut answer, stopping);
+    }
+    let status = if done.duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(answer)).into_response())
+}
+
+/// Appends a streaming body as it comes, until it ends, is refused, or its run is asked to stop.
+#[allow(clippy::too_many_arguments)]
+pub(super) async fn stream(
+    gateway: &Gateway,
+    session: &Name,
+    kind: BodyKind,
+    mut body: Body,
+    defaults: Defaults,
+    attempt: Option<u32>,
+    producer: Option<Producer>,
+    progress: &mut Progress,
+) -> Result<(), Stopped> {
+    let event_bytes = gateway.limits.event_bytes;
+    let splitter = if kind == BodyKind::Sse { Splitter::sse(event_bytes) } else { Splitter::lines() };
+    let stopped = super::runs::stopped(gateway.clone(), session.clone(), defaults.run.clone());
+    let mut ingest = Ingest {
+        writers: gateway.writers.clone(),
+        session: session.clone(),
+        reading: Reading { defaults, event_bytes },
+        attempt,
+        producer,
+        timeout: gateway.limits.body_timeout,
+    };
+    let mut draining = gateway.draining.subscribe();
+    let until = async {
+        let drained = async { drop(draining.wait_for(|draining| *draining).await) };
+        tokio::select! {
+            () = stopped => {}
+            () = drained => {}
+        }
+    };
+    let ended = ingest.run(&mut body, splitter, until, progress).await;
+    extract::drain(body);
+    ended
+}
+
+/// The answer to a streaming body, however it ended.
+pub(super) fn answer_stream(
+    ended: Result<(), Stopped>,
+    progress: &Progress,
+    numbered: bool,
+    may_be_empty: bool,
+) -> Result<Response, Problem> {
+    if let Err(stopped) = ended {
+        return Err(stream_problem(stopped, progress));
+    }
+    if progress.appended == 0 && progress.skipped == 0 && !may_be_empty {
+        return Err(Problem::bad_request("empty_batch", "the body carries no events"));
+    }
+    let mut answer = Map::new();
+    answer.insert("appended".into(), progress.appended.into());
+    answer.insert("last".into(), json!(progress.last));
+    let duplicate = progress.appended == 0 && progress.skipped > 0;
+    if numbered && progress.skipped > 0 {
+        answer.insert("skipped".into(), progress.skipped.into());
+    }
+    if duplicate {
+        answer.insert("duplicate".into(), true.into());
+    }
+    tell_stopping(&mut answer, &progress.stopping);
+    let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(answer)).into_response())
+}
+
+/// An agent without a command subscription learns here that it is to stop.
+fn tell_stopping(answer: &mut Map<String, Value>, stopping: &[RunView]) {
+    if let [first, ..] = stopping {
+        answer.insert("run".into(), json!(first));
+    }
+    if stopping.len() > 1 {
+        answer.insert("runs".into(), json!(stopping));
+    }
+}
+
+fn stream_problem(stopped: Stopped, progress: &Progress) -> Problem {
+    let problem = match stopped {
+        Stopped::Bad(BadStream::Line { line, bad }) => {
+            let problem = Problem::from(bad);
+            Problem { detail: format!("line {line}: {}", problem.detail), ..problem }.with("line", line)
+        }
+        Stopped::Bad(BadStream::Utf8 { line }) => {
+            Problem::bad_request("bad_utf8", format!("line {line} is not valid UTF-8")).with("line", line)
+        }
+        Stopped::Bad(BadStream::Event(bad)) => bad.into(),
+        Stopped::Bad(BadStream::Decode(error)) => error.into(),
+        Stopped::Write(error) => write_problem(error, None),
+        Stopped::Broken(error) => extract::broken(&error),
+        Stopped::TimedOut => extract::timed_out(),
+    };
+    // What came before is in the log: the client can go on from there.
+    problem.with("appended", progress.appended).with("last", json!(progress.last))
+}
+
+/// The answer to a refused append. `received`: the number of its first event, if it has a producer.
+fn write_problem(error: WriteError, received: Option<u64>) -> Problem {
+    match error {
+        WriteError::Producer(refused) => producer_problem(&refused, received),
+        other => other.into(),
+    }
+}
+
+impl From<BadBatch> for Problem {
+    fn from(bad: BadBatch) -> Self {
+        match bad {
+            BadBatch::Empty => Problem::bad_request("empty_batch", "the array is empty"),
+            BadBatch::Event(bad) => bad.into(),
+            BadBatch::InArray { at, bad } => {
+                let problem = Problem::from(bad);
+                Problem { detail: format!("element {at}: {}", problem.detail), ..problem }.with("element", at)
+            }
+        }
+    }
+}

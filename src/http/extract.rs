@@ -1,0 +1,223 @@
+//! What requests carry, parsed once at the edge: names in the path, the query, JSON bodies, producers.
+
+use std::str::FromStr;
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::PathRejection},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+
+use super::{Gateway, Problem};
+use crate::{
+    id::{BadName, Name},
+    store::Producer,
+};
+
+/// The names in the path, in their order. A session's is always the first.
+pub struct Names<const N: usize>(pub [Name; N]);
+
+/// What the names in a path stand for, by their place.
+const PLACES: [&str; 2] = ["session", "name"];
+
+impl<const N: usize, S: Send + Sync> FromRequestParts<S> for Names<N> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path: Result<Path<Vec<(String, String)>>, PathRejection> = Path::from_request_parts(parts, state).await;
+        let Path(pairs) = path.map_err(|e| Problem::bad_request("bad_name", format!("the path: {e}")))?;
+        let mut names = Vec::with_capacity(N);
+        for (at, (key, text)) in pairs.iter().enumerate() {
+            let what = if key.is_empty() { PLACES[at.min(1)] } else { key };
+            names.push(text.parse().map_err(|why: BadName| Problem::bad_name(what, text, &why))?);
+        }
+        let names = names.try_into().map_err(|_| Problem::bad_request("bad_name", "the path has another form"))?;
+        Ok(Names(names))
+    }
+}
+
+/// The query, strictly: an unknown parameter is a mistake that would otherwise go unnoticed.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query: Result<Query<T>, _> = Query::from_request_parts(parts, state).await;
+        query.map(|Query(params)| Params(params)).map_err(|e| {
+            let detail = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
+            Problem::bad_request("bad_query", format!("the query: {detail}"))
+        })
+    }
+}
+
+/// An optional name of the query.
+pub fn name(what: &str, text: Option<&str>) -> Result<Option<Name>, Problem> {
+    text.map(|text| Name::from_str(text).map_err(|why| Problem::bad_name(what, text, &why))).transpose()
+}
+
+/// The kinds of body that carry events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyKind {
+    /// One event or an array.
+    Json,
+    /// One event a line.
+    Ndjson,
+    /// Server-sent events.
+    Sse,
+}
+
+/// The kind of a request's body.
+pub fn body_kind(headers: &HeaderMap) -> Result<BodyKind, Problem> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" => Ok(BodyKind::Json),
+        "application/x-ndjson" | "application/ndjson" => Ok(BodyKind::Ndjson),
+        "text/event-stream" => Ok(BodyKind::Sse),
+        _ => {
+            let detail = format!(
+                "the content type is {given:?}; send application/json (one event or an array), application/x-ndjson \
+                 (one event a line) or text/event-stream"
+            );
+            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
+        }
+    }
+}
+
+/// A whole body of `application/json`, up to its limit, as text.
+pub struct JsonText(pub Bytes);
+
+impl JsonText {
+    /// The text.
+    pub fn as_str(&self) -> Result<&str, Problem> {
+        let text = std::str::from_utf8(&self.0);
+        text.map_err(|_| Problem::bad_request("bad_utf8", "the body is not valid UTF-8"))
+    }
+}
+
+impl FromRequest<Gateway> for JsonText {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
+        if body_kind(request.headers())? != BodyKind::Json {
+            let detail = "this resource takes application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+        }
+        read_whole(request.into_body(), gateway).await.map(JsonText)
+    }
+}
+
+/// Reads a bounded body.
+pub async fn read_whole(mut body: Body, gateway: &Gateway) -> Result<Bytes, Problem> {
+    let limits = &gateway.limits;
+    let mut whole = BytesMut::new();
+    loop {
+        let Ok(frame) = tokio::time::timeout(limits.body_timeout, body.frame()).await else {
+            return Err(timed_out());
+        };
+        let data = match frame {
+            None => break,
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            Some(Err(error)) => return Err(broken(&error)),
+        };
+        if whole.len() + data.len() > limits.body_bytes {
+            drain(body);
+            let detail = format!(
+                "the body takes more than {} bytes; send fewer events a request, or a stream of application/x-ndjson",
+                limits.body_bytes
+            );
+            let problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
+            return Err(problem.with("limit", limits.body_bytes));
+        }
+        whole.extend_from_slice(&data);
+    }
+    if whole.iter().all(u8::is_ascii_whitespace) {
+        return Err(Problem::bad_request("empty_body", "the body is empty"));
+    }
+    Ok(whole.freeze())
+}
+
+/// The body stopped coming.
+pub fn timed_out() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the rest of the body did not come in time")
+}
+
+/// The body ended before its end. The client will hardly read this.
+pub fn broken(error: &axum::Error) -> Problem {
+    Problem::bad_request("body_broken", format!("the body broke off: {error}"))
+}
+
+/// Takes what still comes of a body that has been answered, so that the client gets to read the answer instead of a
+/// connection reset; but not for long.
+pub fn drain(mut body: Body) {
+    const MOST: usize = 4 * 1024 * 1024;
+    const LONGEST: std::time::Duration = std::time::Duration::from_secs(2);
+    tokio::spawn(async move {
+        let mut bytes = 0;
+        let all = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                if bytes > MOST {
+                    break;
+                }
+            }
+        };
+        // Either way the body is dropped, and with it the connection if it has not ended.
+        tokio::time::timeout(LONGEST, all).await.unwrap_or_default();
+    });
+}
+
+/// JSON of a known shape.
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Gateway> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
+        let text = JsonText::from_request(request, gateway).await?;
+        serde_json::from_str(text.as_str()?).map(Json).map_err(|e| match e.classify() {
+            serde_json::error::Category::Data => Problem::bad_request("bad_request", e.to_string()),
+            _ => Problem::bad_request("bad_json", format!("not valid JSON: {e}")),
+        })
+    }
+}
+
+/// The largest epoch and seq: what a JSON number holds exactly everywhere.
+const PRODUCER_MAX: u64 = (1 << 53) - 1;
+
+/// The producer headers: all three or none.
+pub fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Problem> {
+    const NAMES: [&str; 3] = ["producer-id", "producer-epoch", "producer-seq"];
+    let given = NAMES.map(|name| headers.get(name));
+    let [Some(id), Some(epoch), Some(seq)] = given else {
+        if given.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let detail = "Producer-Id, Producer-Epoch and Producer-Seq go together: send all three or none";
+        return Err(Problem::bad_request("bad_producer", detail));
+    };
+    let id = id.to_str().unwrap_or_default();
+    let number = |name: &str, value: &axum::http::HeaderValue| {
+        let number = value.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+        let number = number.and_then(|text| text.parse().ok()).filter(|number| *number <= PRODUCER_MAX);
+        number.ok_or_else(|| {
+            Problem::bad_request("bad_producer", format!("{name} is a whole number from 0 to {PRODUCER_MAX}"))
+        })
+    };
+    Ok(Some(Producer {
+        id: id.parse().map_err(|why| Problem::bad_name("Producer-Id", id, &why))?,
+        epoch: number("Producer-Epoch", epoch)?,
+        seq: number("Producer-Seq", seq)?,
+    }))
+}
+
+/// `Run-Attempt`: which attempt the agent believes it is.
+pub fn attempt(headers: &HeaderMap) -> Result<Option<u32>, Problem> {
+    let Some(value) = headers.get("run-attempt") else { return Ok(None) };
+    let attempt = value.to_str().ok().and_then(|text| text.parse().ok()).filter(|attempt| *attempt > 0);
+    attempt.map(Some).ok_or_else(|| Problem::bad_request("bad_attempt", "Run-Attempt is a whole number from 1"))
+}

@@ -1,0 +1,304 @@
+//! `GET …/events` and `GET …/commands`: a lane as a stream of server-sent events, or a page of it as JSON.
+
+use std::collections::BTreeSet;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::{
+    Gateway, Problem,
+    extract::{Names, Params},
+};
+use crate::{
+    event::usable_type,
+    hub::Start,
+    id::{EntryId, Lane, Name},
+    rules::{CommandStatus, Control},
+    sse::{Filter, Format, Opening, Stream},
+    store::{Entry, From},
+};
+
+const LIMIT_DEFAULT: usize = 100;
+const LIMIT_MAX: usize = 1000;
+/// Entries looked at for one page: a filter that matches little must not read the whole log in one request.
+const SCAN_MAX: usize = 10_000;
+
+/// The query of a lane.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneParams {
+    after: Option<String>,
+    from: Option<String>,
+    agent: Option<String>,
+    run: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    format: Option<String>,
+    limit: Option<String>,
+    pending: Option<String>,
+    #[serde(rename = "access_token")]
+    _access_token: Option<String>,
+}
+
+/// `GET …/events`
+pub async fn events(
+    State(gateway): State<Gateway>,
+    Names([session]): Names<1>,
+    Params(params): Params<LaneParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if params.pending.is_some() {
+        return Err(Problem::bad_request("bad_query", "pending is for commands"));
+    }
+    lane(&gateway, session, Lane::Events, &params, &headers).await
+}
+
+/// `GET …/commands`
+pub async fn commands(
+    State(gateway): State<Gateway>,
+    Names([session]): Names<1>,
+    Params(params): Params<LaneParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    match params.pending.as_deref() {
+        Some("true") => pending(&gateway, session, &params).await,
+        None | Some("false") => lane(&gateway, session, Lane::Commands, &params, &headers).await,
+        Some(other) => Err(Problem::bad_request("bad_query", format!("pending is true or false, not {other:?}"))),
+    }
+}
+
+async fn lane(
+    gateway: &Gateway,
+    session: Name,
+    lane: Lane,
+    params: &LaneParams,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let filter = params.filter()?;
+    match accepted(headers)? {
+        Accepted::Sse => stream(gateway, session, lane, params, filter, headers).await,
+        Accepted::Json => page(gateway, session, lane, params, &filter).await,
+    }
+}
+
+enum Accepted {
+    Sse,
+    Json,
+}
+
+fn accepted(headers: &HeaderMap) -> Result<Accepted, Problem> {
+    let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept = accept.join(",").to_ascii_lowercase();
+    let any = |kinds: &[&str]| kinds.iter().any(|kind| accept.contains(kind));
+    if any(&["text/event-stream"]) {
+        Ok(Accepted::Sse)
+    } else if accept.is_empty() || any(&["application/json", "application/*", "*/*"]) {
+        Ok(Accepted::Json)
+    } else {
+        let detail = "this resource is text/event-stream or application/json; ask for one of them in Accept";
+        Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail))
+    }
+}
+
+impl LaneParams {
+    fn filter(&self) -> Result<Filter, Problem> {
+        let names = |what: &str, list: &Option<String>| -> Result<Vec<String>, Problem> {
+            let list = list.iter().flat_map(|list| list.split(','));
+            list.map(|text| match text.parse::<Name>() {
+                Ok(name) => Ok(name.as_str().to_owned()),
+                Err(why) => Err(Problem::bad_name(what, text, &why)),
+            })
+            .collect()
+        };
+        let types = self.kind.iter().flat_map(|list| list.split(','));
+        let types = types.map(|text| {
+            let usable = usable_type(text).then(|| text.to_owned());
+            usable.ok_or_else(|| Problem::bad_request("bad_type", format!("{text:?} is no usable type to filter by")))
+        });
+        Ok(Filter {
+            agents: names("agent", &self.agent)?,
+            runs: names("run", &self.run)?,
+            types: types.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn format(&self) -> Result<Format, Problem> {
+        match self.format.as_deref() {
+            None | Some("event") => Ok(Format::Event),
+            Some("data") => Ok(Format::Data),
+            Some(other) => Err(Problem::bad_request("bad_query", format!("format is event or data, not {other:?}"))),
+        }
+    }
+
+    fn after(&self) -> Result<Option<EntryId>, Problem> {
+        let parse = |text: &String| {
+            let bad = |e: crate::id::BadEntryId| Problem::bad_request("bad_cursor", format!("after={text:?}: {e}"));
+            text.parse().map_err(bad)
+        };
+        self.after.as_ref().map(parse).transpose()
+    }
+
+    fn from_now(&self) -> Result<bool, Problem> {
+        match self.from.as_deref() {
+            None | Some("start") => Ok(false),
+            Some("now") => Ok(true),
+            Some(other) => Err(Problem::bad_request("bad_query", format!("from is start or now, not {other:?}"))),
+        }
+    }
+
+    /// Where a stream begins: the header of a client that reconnects goes before the query it first came with.
+    fn start(&self, headers: &HeaderMap) -> Result<Start, Problem> {
+        let (after, from_now) = (self.after()?, self.from_now()?);
+        // EventSource sends no header, or an empty one, while it has no id.
+        let last = headers.get("last-event-id").filter(|value| !value.is_empty());
+        Ok(match (last, after) {
+            // An error would end an EventSource for good; a reset tells it where it stands.
+            (Some(last), _) => last.to_str().ok().and_then(|t| t.parse().ok()).map_or(Start::Lost, Start::After),
+            (None, Some(after)) => Start::After(after),
+            (None, None) if from_now => Start::Now,
+            (None, None) => Start::Beginning,
+        })
+    }
+}
+
+async fn stream(
+    gateway: &Gateway,
+    session: Name,
+    lane: Lane,
+    params: &LaneParams,
+    filter: Filter,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let (start, format) = (params.start(headers)?, params.format()?);
+    if params.limit.is_some() {
+        return Err(Problem::bad_request("bad_query", "limit is for JSON pages; a stream has no end of its own"));
+    }
+    let mut draining = gateway.draining.subscribe();
+    if *draining.borrow() {
+        let detail = "this replica is going down; another one serves the session";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail));
+    }
+    let follower = gateway.hub.follow(&session, lane, start).await?;
+    let resumed = matches!(start, Start::After(_));
+    let heartbeat = gateway.limits.heartbeat;
+    let opening = Stream::open(follower, filter, format, heartbeat, start == Start::Now, resumed).await?;
+    let stream = match opening {
+        Opening::Nothing => return Ok(StatusCode::NO_CONTENT.into_response()),
+        Opening::Stream(stream) => stream,
+    };
+    // Cut, not ended: a clean end would tell clients that the session is over.
+    let cut = async move {
+        drop(draining.wait_for(|draining| *draining).await);
+        Err(crate::store::StoreError::Unavailable("this replica is going down".into()))
+    };
+    let cut = futures_util::stream::once(cut);
+    let chunks = futures_util::stream::select(stream.into_chunks().map(Some).chain(end()), cut.map(Some));
+    let chunks = chunks.take_while(|chunk| std::future::ready(chunk.is_some())).filter_map(std::future::ready);
+    let mut response = Response::new(Body::from_stream(chunks));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// Marks the end of the entries, so that the response ends although the cut never came.
+fn end<T>() -> impl futures_util::Stream<Item = Option<T>> {
+    futures_util::stream::once(std::future::ready(None))
+}
+
+async fn page(
+    gateway: &Gateway,
+    session: Name,
+    lane: Lane,
+    params: &LaneParams,
+    filter: &Filter,
+) -> Result<Response, Problem> {
+    let limit = match params.limit.as_deref() {
+        None => LIMIT_DEFAULT,
+        Some(text) => text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or_else(|| {
+            Problem::bad_request("bad_query", format!("limit is a whole number from 1 to {LIMIT_MAX}, not {text:?}"))
+        })?,
+    };
+    if params.format()? != Format::Event {
+        return Err(Problem::bad_request("bad_query", "format=data is for streams; a page carries whole events"));
+    }
+    let mut from = match (params.after()?, params.from_now()?) {
+        (Some(after), _) => From::After(after),
+        (None, true) => From::After(gateway.store.read(&session, lane, From::Latest, 1).await?.extent.last),
+        (None, false) => From::Start,
+    };
+    let (mut events, mut scanned) = (Vec::new(), 0);
+    let (next, up_to_date, closed) = loop {
+        let page = gateway.store.read(&session, lane, from, limit).await?;
+        if !page.exists && page.lost.is_none() {
+            return Err(Problem::unknown_session(&session));
+        }
+        if let Some(reason) = page.lost {
+            return Err(Problem::cursor_lost(reason, page.extent.first));
+        }
+        let (mut next, mut up_to_date) = (page.next(from), page.up_to_date(from));
+        scanned += page.entries.len();
+        for (at, entry) in page.entries.iter().enumerate() {
+            if filter.wants(&entry.payload) {
+                events.push(with_id(entry)?);
+            }
+            if events.len() == limit && at + 1 < page.entries.len() {
+                (next, up_to_date) = (entry.id, false);
+                break;
+            }
+        }
+        if up_to_date || events.len() == limit || scanned >= SCAN_MAX {
+            break (next, up_to_date, page.closed);
+        }
+        from = From::After(next);
+    };
+    let body = json!({"events": events, "next": next, "up_to_date": up_to_date, "closed": closed});
+    Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(body)).into_response())
+}
+
+/// An entry as pages show it: its payload, with its id first.
+fn with_id(entry: &Entry) -> Result<Box<RawValue>, Problem> {
+    let payload = std::str::from_utf8(&entry.payload).unwrap_or_default();
+    let raw = format!("{{\"id\":\"{}\",{}", entry.id, payload.strip_prefix('{').unwrap_or("}"));
+    RawValue::from_string(raw).map_err(|_| {
+        let detail = format!("the entry {} was not written by a gateway and can't be shown", entry.id);
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "store_fault", detail)
+    })
+}
+
+/// `GET …/commands?pending=true`: the commands without an outcome, as they stand in the lane.
+async fn pending(gateway: &Gateway, session: Name, params: &LaneParams) -> Result<Response, Problem> {
+    let filter = params.filter()?;
+    let stat = super::sessions::stat(gateway, &session).await?;
+    let control = match &stat.snapshot.state {
+        Some(state) => Control::read(state, Default::default())?,
+        None => return Err(Problem::unknown_session(&session)),
+    };
+    let pending = control.commands().filter(|(_, command)| command.status == CommandStatus::Pending);
+    let entries: BTreeSet<EntryId> = pending.filter_map(|(_, command)| command.entry).collect();
+    let last = entries.last().copied().unwrap_or_default();
+    let (mut events, mut from) = (Vec::new(), From::Start);
+    let closed = loop {
+        let page = gateway.store.read(&session, Lane::Commands, from, LIMIT_MAX).await?;
+        for entry in page.entries.iter().filter(|entry| entries.contains(&entry.id)) {
+            if filter.wants(&entry.payload) {
+                events.push(with_id(entry)?);
+            }
+        }
+        if page.up_to_date(from) || page.next(from) >= last {
+            break page.closed;
+        }
+        from = From::After(page.next(from));
+    };
+    let next = stat.lanes[Lane::Commands.index()].last;
+    let body = json!({"events": events, "next": next, "up_to_date": true, "closed": closed});
+    Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(body)).into_response())
+}

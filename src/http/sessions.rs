@@ -1,0 +1,119 @@
+//! `…/sessions/{session}`: show, close, erase; and where a producer stands.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Gateway, Problem,
+    commands::NoParams,
+    extract::{Names, Params},
+};
+use crate::{
+    id::{Lane, Name},
+    rules::{Action, ApprovalStatus, CommandStatus, Control, run_view},
+    store::Stat,
+};
+
+/// The session as it is now: what is due has been judged.
+pub(super) async fn stat(gateway: &Gateway, session: &Name) -> Result<Stat, Problem> {
+    let unknown = || Problem::unknown_session(session);
+    let stat = gateway.store.stat(session).await?.ok_or_else(unknown)?;
+    let Some(state) = &stat.snapshot.state else { return Err(unknown()) };
+    let due = Control::read(state, Default::default())?.next_due();
+    if due.is_none_or(|(at, _)| at > stat.snapshot.now) {
+        return Ok(stat);
+    }
+    gateway.writers.act(session, Action::Tick).await?;
+    gateway.store.stat(session).await?.ok_or_else(unknown)
+}
+
+/// `GET /v1/sessions/{session}`
+pub async fn show(
+    State(gateway): State<Gateway>,
+    Names([session]): Names<1>,
+    Params(NoParams { .. }): Params<NoParams>,
+) -> Result<Response, Problem> {
+    let stat = stat(&gateway, &session).await?;
+    let Some(state) = &stat.snapshot.state else { return Err(Problem::unknown_session(&session)) };
+    let control = Control::read(state, Default::default())?;
+    let now = stat.snapshot.now;
+    let lanes: Map<String, Value> = Lane::ALL
+        .into_iter()
+        .map(|lane| {
+            let extent = stat.lanes[lane.index()];
+            let count = extent.first.map_or(0, |first| extent.last.n + 1 - first.n);
+            let last = extent.first.map(|_| extent.last);
+            (lane.as_str().to_owned(), json!({"first": extent.first, "last": last, "count": count}))
+        })
+        .collect();
+    let runs: Vec<_> = control.runs().map(|(name, _)| run_view(&control, name, now)).collect();
+    let commands: Vec<_> = control
+        .commands()
+        .filter(|(_, command)| command.status == CommandStatus::Pending)
+        .map(|(id, command)| {
+            json!({
+                "command": id, "type": command.kind, "agent": command.agent, "run": command.run,
+                "entry": command.entry, "issued": command.at, "expires": command.expires,
+            })
+        })
+        .collect();
+    let approvals: Vec<_> = control
+        .approvals()
+        .filter(|(_, approval)| approval.status == ApprovalStatus::Pending)
+        .map(|(id, approval)| {
+            json!({
+                "approval": id, "agent": approval.agent, "run": approval.run,
+                "expires": approval.expires, "on_expiry": approval.on_expiry,
+            })
+        })
+        .collect();
+    let body = json!({
+        "session": session, "created": state.created, "now": now, "closed": state.closed, "lanes": lanes,
+        "runs": runs, "pending_commands": commands, "pending_approvals": approvals,
+    });
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+}
+
+/// `POST …/close`
+pub async fn close(
+    State(gateway): State<Gateway>,
+    Names([session]): Names<1>,
+    Params(NoParams { .. }): Params<NoParams>,
+) -> Result<Response, Problem> {
+    // To close what does not exist would bring it into being, closed.
+    if gateway.store.stat(&session).await?.is_none() {
+        return Err(Problem::unknown_session(&session));
+    }
+    gateway.writers.act(&session, Action::Close).await?;
+    Ok(Json(json!({"session": session, "closed": true})).into_response())
+}
+
+/// `DELETE /v1/sessions/{session}`
+pub async fn delete(
+    State(gateway): State<Gateway>,
+    Names([session]): Names<1>,
+    Params(NoParams { .. }): Params<NoParams>,
+) -> Result<Response, Problem> {
+    if !gateway.store.delete(&session).await? {
+        return Err(Problem::unknown_session(&session));
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `GET …/producers/{producer}`
+pub async fn producer(
+    State(gateway): State<Gateway>,
+    Names([session, producer]): Names<2>,
+    Params(NoParams { .. }): Params<NoParams>,
+) -> Result<Response, Problem> {
+    let state = gateway.store.producer(&session, &producer).await?.ok_or_else(|| {
+        let detail = format!("the session does not know the producer {producer:?}; its first event has the number 0");
+        Problem::new(StatusCode::NOT_FOUND, "unknown_producer", detail)
+    })?;
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(state)).into_response())
+}

@@ -1,0 +1,289 @@
+//! Live sessions: one subscription for each session that somebody follows here, however many follow it.
+//!
+//! A [`Live`] session keeps the newest entries of each lane in a ring; every client is a [`Follower`], a cursor that
+//! reads on from the ring as long as it can and from the store where it can't. The seam between the two is the heart
+//! of Moorline:
+//!
+//! 1. subscribe, and wait for the acknowledgement;
+//! 2. *then* read the newest entries (whatever is committed later is pushed, whatever was committed before is read);
+//! 3. apply pushes in order of `n`, drop what was seen, and on a hole, a lost subscription or any other doubt read
+//!    again from the last entry known;
+//! 4. if that entry is no longer in the log, the log has been replaced: the ring begins a new *epoch*, and every
+//!    follower has its own cursor verified by the store before it goes on.
+//!
+//! A follower that falls off the ring pages from the store, which bounds what a slow client costs.
+
+mod follower;
+mod ring;
+
+pub use follower::{Follower, Start, Update};
+pub use ring::Item;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    id::{Lane, Name},
+    rules::Action,
+    store::{From, Push, Store, StoreError, Subscription, Tail},
+    writer::Writers,
+};
+use ring::{Repair, Ring};
+
+/// A live session outlives its last follower by this, so that a client that reconnects finds it as it was.
+const LINGER: Duration = Duration::from_secs(5);
+/// Pauses between attempts to read from a store that does not answer.
+const RETRY_MIN: Duration = Duration::from_millis(25);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Entries that a new ring begins with: a crowd of clients that resume finds its cursors there, after one read.
+const PRIME: usize = 128;
+/// Entries that a repair reads at most; with more missing, the ring begins anew at the end of the log.
+const REPAIR: usize = 512;
+
+/// The live sessions of a replica.
+pub struct Hub {
+    store: Arc<dyn Store>,
+    writers: Arc<Writers>,
+    live: Mutex<HashMap<Name, Arc<Live>>>,
+}
+
+/// A session that somebody follows here.
+struct Live {
+    session: Name,
+    store: Arc<dyn Store>,
+    lanes: [Feed; 2],
+    /// Counted under the hub's lock.
+    followers: AtomicUsize,
+    status: watch::Sender<Status>,
+    /// Wakes the task that waits for the session's deadlines: they have changed, or the session has ended.
+    control: Arc<Notify>,
+    subscription: Mutex<Option<Subscription>>,
+}
+
+/// One lane of a live session.
+#[derive(Default)]
+struct Feed {
+    ring: Mutex<Ring>,
+    news: Notify,
+}
+
+#[derive(Debug, Clone)]
+enum Status {
+    Starting,
+    Ready,
+    Failed(StoreError),
+}
+
+/// One follower's share in a live session.
+struct Attachment {
+    hub: Arc<Hub>,
+    live: Arc<Live>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    /// A hub on this store.
+    pub fn new(store: Arc<dyn Store>, writers: Arc<Writers>) -> Arc<Self> {
+        Arc::new(Hub { store, writers, live: Default::default() })
+    }
+
+    /// Begins to follow a lane. An error means that the store could not be asked.
+    pub async fn follow(self: &Arc<Self>, session: &Name, lane: Lane, start: Start) -> Result<Follower, StoreError> {
+        let attachment = self.attach(session).await?;
+        Follower::new(attachment, lane, start).await
+    }
+
+    /// How many sessions are live here.
+    pub fn live_sessions(&self) -> usize {
+        lock(&self.live).len()
+    }
+
+    async fn attach(self: &Arc<Self>, session: &Name) -> Result<Attachment, StoreError> {
+        let live = {
+            let mut all = lock(&self.live);
+            let live = all.entry(session.clone()).or_insert_with(|| {
+                let live = Arc::new(Live::new(session.clone(), self.store.clone()));
+                tokio::spawn(start(self.clone(), live.clone()));
+                live
+            });
+            live.followers.fetch_add(1, Ordering::Relaxed);
+            live.clone()
+        };
+        let attachment = Attachment { hub: self.clone(), live };
+        let mut status = attachment.live.status.subscribe();
+        let settled = status.wait_for(|status| !matches!(status, Status::Starting)).await;
+        match settled.as_deref() {
+            Ok(Status::Ready) => {}
+            Ok(Status::Failed(error)) => return Err(error.clone()),
+            _ => return Err(StoreError::Fault("the live session ended".into())),
+        }
+        drop(settled);
+        Ok(attachment)
+    }
+
+    /// Forgets a live session, if it is still this one and (unless it failed) nobody follows it.
+    fn retire(&self, live: &Arc<Live>, failed: bool) {
+        let mut all = lock(&self.live);
+        let same = all.get(&live.session).is_some_and(|current| Arc::ptr_eq(current, live));
+        if same && (failed || live.followers.load(Ordering::Relaxed) == 0) {
+            all.remove(&live.session);
+        }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let left = {
+            let _all = lock(&self.hub.live);
+            self.live.followers.fetch_sub(1, Ordering::Relaxed) - 1
+        };
+        if left == 0 {
+            let (hub, live) = (self.hub.clone(), self.live.clone());
+            // Outside of a runtime everything ends anyway.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move {
+                    tokio::time::sleep(LINGER).await;
+                    hub.retire(&live, false);
+                });
+            }
+        }
+    }
+}
+
+/// Subscribes, and from then on waits for the session's deadlines for as long as it lives.
+async fn start(hub: Arc<Hub>, live: Arc<Live>) {
+    let tail = Arc::new(TailEnd(Arc::downgrade(&live)));
+    match hub.store.subscribe(&live.session, tail).await {
+        Ok(subscription) => {
+            *lock(&live.subscription) = Some(subscription);
+            live.status.send_replace(Status::Ready);
+            tokio::spawn(deadlines(Arc::downgrade(&live), live.control.clone(), hub.writers.clone()));
+        }
+        Err(error) => {
+            hub.retire(&live, true);
+            live.status.send_replace(Status::Failed(error));
+        }
+    }
+}
+
+/// Lets leases, graces and expiries of a session that somebody watches come true on time. What is due is decided by
+/// the rules and the store's clock; this only knocks.
+///
+/// Holds the session weakly, or it would never end.
+async fn deadlines(live: Weak<Live>, control: Arc<Notify>, writers: Arc<Writers>) {
+    /// A deadline further away than this is looked at again in between.
+    const FAR: Duration = Duration::from_secs(60);
+    let mut pause = RETRY_MIN;
+    loop {
+        let Some(session) = live.upgrade().map(|live| live.session.clone()) else { return };
+        let wait = match writers.act(&session, Action::Tick).await {
+            Ok(done) => {
+                pause = RETRY_MIN;
+                // Due is due at the start of its millisecond; waking earlier would only ask twice.
+                done.due.map(|due| Duration::from_millis(due.saturating_sub(done.now) + 1).min(FAR))
+            }
+            Err(_) => {
+                pause = (pause * 2).min(RETRY_MAX);
+                Some(pause)
+            }
+        };
+        match wait {
+            Some(wait) => tokio::time::timeout(wait, control.notified()).await.unwrap_or_default(),
+            None => control.notified().await,
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.control.notify_one();
+    }
+}
+
+/// What the store calls. Holds the session weakly: the session owns its subscription, not the other way round.
+struct TailEnd(Weak<Live>);
+
+impl Tail for TailEnd {
+    fn push(&self, push: Push) {
+        let Some(live) = self.0.upgrade() else { return };
+        match push {
+            Push::Entries { lane, first, payloads } => live.change(lane, |ring| ring.push(first, payloads)),
+            Push::Doorbell { lane, last } => live.change(lane, |ring| ring.doorbell(last)),
+            Push::Closed => Lane::ALL.into_iter().for_each(|lane| live.change(lane, Ring::close)),
+            Push::Deleted => Lane::ALL.into_iter().for_each(|lane| live.change(lane, Ring::replaced)),
+            Push::Control => live.control.notify_one(),
+        }
+    }
+
+    fn doubt(&self) {
+        let Some(live) = self.0.upgrade() else { return };
+        Lane::ALL.into_iter().for_each(|lane| live.change(lane, Ring::doubt));
+        live.control.notify_one();
+    }
+}
+
+impl Live {
+    fn new(session: Name, store: Arc<dyn Store>) -> Self {
+        Live {
+            session,
+            store,
+            lanes: Default::default(),
+            followers: AtomicUsize::new(0),
+            status: watch::Sender::new(Status::Starting),
+            control: Default::default(),
+            subscription: Mutex::new(None),
+        }
+    }
+
+    fn feed(&self, lane: Lane) -> &Feed {
+        &self.lanes[lane.index()]
+    }
+
+    /// Changes a ring, wakes its followers, and starts the repair that the change asks for, if any.
+    fn change(self: &Arc<Self>, lane: Lane, change: impl FnOnce(&mut Ring) -> Repair) {
+        let repair = change(&mut lock(&self.feed(lane).ring));
+        match repair {
+            Repair::Start => drop(tokio::spawn(mend(Arc::downgrade(self), lane))),
+            Repair::No => {}
+        }
+        self.feed(lane).news.notify_waiters();
+    }
+}
+
+/// Reads what a ring misses, until it is whole again.
+async fn mend(live: Weak<Live>, lane: Lane) {
+    let mut pause = RETRY_MIN;
+    loop {
+        let Some(live) = live.upgrade() else { return };
+        let (from, limit) = match lock(&live.feed(lane).ring).reading() {
+            Some(tail) => (From::After(tail), REPAIR),
+            None => (From::Latest, PRIME),
+        };
+        match live.store.read(&live.session, lane, from, limit).await {
+            Ok(page) => {
+                let whole = lock(&live.feed(lane).ring).mended(from, page);
+                live.feed(lane).news.notify_waiters();
+                if whole {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(session = %live.session, %error, "a repair waits for the store");
+                drop(live);
+                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! The newest entries of one lane, as far as this replica has them in an unbroken row.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    id::EntryId,
+    store::{From, Page},
+};
+
+/// Entries that a ring holds at most.
+const ENTRIES_MAX: usize = 256;
+/// Bytes of payload that a ring holds at most (but it always holds one entry).
+const BYTES_MAX: usize = 256 * 1024;
+/// Pushes that wait while a repair reads. With more, the repair reads again instead.
+const HELD_MAX: usize = 256;
+
+/// An entry and what it looks like on the wire, encoded when the first client needs it and shared by all.
+#[derive(Debug)]
+pub struct Item {
+    /// Its place.
+    pub id: EntryId,
+    /// Its JSON, on one line.
+    pub payload: Bytes,
+    /// Its SSE frame, for each format.
+    pub frames: [OnceLock<Bytes>; 2],
+}
+
+impl Item {
+    /// An entry that nobody has encoded yet.
+    pub fn new(id: EntryId, payload: Bytes) -> Arc<Self> {
+        Arc::new(Item { id, payload, frames: Default::default() })
+    }
+}
+
+/// Whether a repair must be started.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Repair {
+    No,
+    Start,
+}
+
+/// What a ring has for a cursor.
+#[derive(Debug)]
+pub enum Taken {
+    /// The next entries.
+    Entries(Vec<Arc<Item>>),
+    /// Nothing after the cursor.
+    UpToDate { closed: bool },
+    /// The ring is being repaired, or lags behind what the follower has read: there will be news.
+    Wait,
+    /// The cursor lies before the ring, or can't be judged from here: ask the store.
+    Ask,
+}
+
+#[derive(Default)]
+pub struct Ring {
+    entries: VecDeque<Arc<Item>>,
+    bytes: usize,
+    /// The newest entry known; `entries` end with it, unless the log is empty.
+    tail: EntryId,
+    state: State,
+    closed: bool,
+    epoch: u64,
+}
+
+#[derive(Default)]
+enum State {
+    /// Nobody has needed this lane yet.
+    #[default]
+    Unused,
+    /// Whole up to the newest push.
+    Whole,
+    /// A task reads what is missing. Pushes are held back until it has.
+    Repairing {
+        /// Whether `tail` means anything; if not, the repair reads the end of the log.
+        anchored: bool,
+        held: Vec<(EntryId, Vec<Bytes>)>,
+        /// Something happened that the read under way may not have seen.
+        again: bool,
+    },
+}
+
+impl Ring {
+    /// Counts the times that the log was found to be another one.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The first follower of the lane is here.
+    pub fn used(&mut self) -> Repair {
+        match self.state {
+            State::Unused => self.repair(false),
+            _ => Repair::No,
+        }
+    }
+
+    /// New entries, whose ids count on from `first`.
+    pub fn push(&mut self, first: EntryId, payloads: Vec<Bytes>) -> Repair {
+        match &mut self.state {
+            State::Unused => Repair::No,
+            State::Repairing { held, again, .. } => {
+                if held.len() < HELD_MAX {
+                    held.push((first, payloads));
+                } else {
+                    *again = true;
+                }
+                Repair::No
+            }
+            State::Whole => {
+                if self.apply(first, payloads) {
+                    Repair::No
+                } else {
+                    self.repair(true)
+                }
+            }
+        }
+    }
+
+    /// There are entries up to `last` that were not pushed.
+    pub fn doorbell(&mut self, last: EntryId) -> Repair {
+        match self.state {
+            State::Whole if last == self.tail => Repair::No,
+            _ => self.doubt(),
+        }
+    }
+
+    /// Anything may have been missed.
+    pub fn doubt(&mut self) -> Repair {
+        match &mut self.state {
+            State::Unused => Repair::No,
+            State::Repairing { again, .. } => {
+                *again = true;
+                Repair::No
+            }
+            State::Whole => self.repair(true),
+        }
+    }
+
+    /// No more entries after those pushed so far.
+    pub fn close(&mut self) -> Repair {
+        match self.state {
+            State::Whole => {
+                self.closed = true;
+                Repair::No
+            }
+            _ => self.doubt(),
+        }
+    }
+
+    /// The log is gone, or another one.
+    pub fn replaced(&mut self) -> Repair {
+        if matches!(self.state, State::Unused) {
+            return Repair::No;
+        }
+        self.clear();
+        self.epoch += 1;
+        match &mut self.state {
+            State::Repairing { anchored, again, held } => {
+                (*anchored, *again) = (false, true);
+                held.clear();
+                Repair::No
+            }
+            _ => self.repair(false),
+        }
+    }
+
+    fn repair(&mut self, anchored: bool) -> Repair {
+        self.state = State::Repairing { anchored, held: Vec::new(), again: false };
+        Repair::Start
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.tail = EntryId::ZERO;
+        self.closed = false;
+    }
+
+    /// A repair begins to read: on from this entry or, if `None`, at the end of the log.
+    pub fn reading(&mut self) -> Option<EntryId> {
+        match &mut self.state {
+            State::Repairing { anchored, again, .. } => {
+                *again = false;
+                anchored.then_some(self.tail)
+            }
+            _ => Some(self.tail),
+        }
+    }
+
+    /// A repair has read this page. `false`: it must read again.
+    pub fn mended(&mut self, from: From, page: Page) -> bool {
+        let State::Repairing { anchored, held, again } = &mut self.state else { return true };
+        let (was_anchored, stale) = (*anchored, *again);
+        // The log was replaced while the read was under way: what it read is of no use.
+        if from != From::Latest && !was_anchored {
+            return false;
+        }
+        let held = std::mem::take(held);
+        let replaced = was_anchored && page.lost.is_some();
+        // With too much missing the ring begins anew at the end; followers that are behind will page.
+        if replaced || (was_anchored && !page.up_to_date(from)) {
+            self.clear();
+            self.epoch += u64::from(replaced);
+            self.state = State::Repairing { anchored: false, held, again: false };
+            return false;
+        }
+        if !was_anchored {
+            self.clear();
+            // Stands even if the page is empty: then the entries were trimmed away.
+            self.tail = page.extent.last;
+        }
+        for entry in page.entries {
+            self.append(entry.id, entry.payload);
+        }
+        self.closed = page.closed;
+        let applied = held.into_iter().all(|(first, payloads)| self.apply(first, payloads));
+        let whole = applied && !stale;
+        self.state =
+            if whole { State::Whole } else { State::Repairing { anchored: true, held: Vec::new(), again: false } };
+        whole
+    }
+
+    /// Applies a push to a whole ring. `false`: it does not fit, something is missing or the log is another one.
+    fn apply(&mut self, first: EntryId, payloads: Vec<Bytes>) -> bool {
+        for (n, payload) in (first.n..).zip(payloads) {
+            let id = EntryId { ms: first.ms, n };
+            if n <= self.tail.n {
+                // Seen before, unless it is newer than what bore that number: then the log was replaced.
+                if id > self.tail {
+                    return false;
+                }
+                continue;
+            }
+            if n != self.tail.n + 1 || id.ms < self.tail.ms {
+                return false;
+            }
+            self.append(id, payload);
+        }
+        true
+    }
+
+    fn append(&mut self, id: EntryId, payload: Bytes) {
+        self.tail = id;
+        self.bytes += payload.len();
+        self.entries.push_back(Item::new(id, payload));
+        while self.entries.len() > ENTRIES_MAX || (self.bytes > BYTES_MAX && self.entries.len() > 1) {
+            if let Some(gone) = self.entries.pop_front() {
+                self.bytes -= gone.payload.len();
+            }
+        }
+    }
+
+    /// What comes after a cursor. `verified`: the follower knows that the cursor is of this log, as of `epoch`.
+    pub fn take(&self, cursor: EntryId, verified: bool, epoch: u64, max_bytes: usize) -> Taken {
+        if matches!(self.state, State::Unused | State::Repairing { anchored: false, .. }) {
+            return Taken::Wait;
+        }
+        if epoch != self.epoch {
+            return Taken::Ask;
+        }
+        let first = self.entries.front().map_or(self.tail.n + 1, |item| item.id.n);
+        if cursor.n > self.tail.n {
+            // A verified follower has read further than the pushes have come.
+            return if verified { Taken::Wait } else { Taken::Ask };
+        }
+        if cursor.n + 1 < first {
+            return Taken::Ask;
+        }
+        let place = (cursor.n + 1 - first) as usize;
+        let known = if cursor.n == self.tail.n {
+            cursor == self.tail
+        } else if place > 0 {
+            self.entries[place - 1].id == cursor
+        } else {
+            verified || (cursor == EntryId::ZERO && first == 1)
+        };
+        if !known {
+            return Taken::Ask;
+        }
+        let mut bytes = 0;
+        let fits = |item: &&Arc<Item>| {
+            let fits = bytes < max_bytes;
+            bytes += item.payload.len();
+            fits
+        };
+        let entries: Vec<_> = self.entries.range(place..).take_while(fits).cloned().collect();
+        match (entries.is_empty(), &self.state) {
+            (false, _) => Taken::Entries(entries),
+            // While a repair reads there may be more.
+            (true, State::Whole) => Taken::UpToDate { closed: self.closed },
+            (true, _) => Taken::Wait,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Entry, Extent, Lost};
+
+    fn id(ms: u64, n: u64) -> EntryId {
+        EntryId { ms, n }
+    }
+
+    fn page(entries: &[(u64, u64)]) -> Page {
+        let entries: Vec<_> =
+            entries.iter().map(|&(ms, n)| Entry { id: id(ms, n), payload: Bytes::from(n.to_string()) }).collect();
+        let last = entries.last().map(|e| e.id).unwrap_or_default();
+        let extent = Extent { first: entries.first().map(|e| e.id), last };
+        Page { exists: true, closed: false, extent, lost: None, entries }
+    }
+
+    fn whole(entries: &[(u64, u64)]) -> Ring {
+        let mut ring = Ring::default();
+        assert_eq!(ring.used(), Repair::Start);
+        assert!(ring.mended(From::Latest, page(entries)));
+        ring
+    }
+
+    fn push(ring: &mut Ring, ms: u64, n: u64) -> Repair {
+        ring.push(id(ms, n), vec![Bytes::from(n.to_string())])
+    }
+
+    fn taken(ring: &Ring, cursor: EntryId) -> Vec<u64> {
+        match ring.take(cursor, true, ring.epoch(), usize::MAX) {
+            Taken::Entries(items) => items.iter().map(|item| item.id.n).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn pushes_during_the_first_read_are_neither_lost_nor_doubled() {
+        let mut ring = Ring::default();
+        assert_eq!(ring.used(), Repair::Start);
+        assert_eq!(push(&mut ring, 5, 2), Repair::No);
+        assert_eq!(push(&mut ring, 5, 3), Repair::No);
+        assert!(ring.mended(From::Latest, page(&[(4, 1), (5, 2)])));
+        assert_eq!(taken(&ring, EntryId::ZERO), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_hole_is_repaired_before_anything_after_it_is_delivered() {
+        let mut ring = whole(&[(4, 1)]);
+        assert_eq!(push(&mut ring, 6, 3), Repair::Start);
+        assert!(matches!(ring.take(id(4, 1), true, 0, 100), Taken::Wait));
+        assert!(ring.mended(From::After(id(4, 1)), page(&[(5, 2), (6, 3)])));
+        assert_eq!(taken(&ring, id(4, 1)), [2, 3]);
+    }
+
+    #[test]
+    fn a_number_given_out_twice_begins_a_new_epoch() {
+        let mut ring = whole(&[(4, 1), (5, 2)]);
+        assert_eq!(push(&mut ring, 9, 2), Repair::Start);
+        let lost = Page { lost: Some(Lost::Unknown), ..page(&[(4, 1), (9, 2)]) };
+        assert!(!ring.mended(From::After(id(5, 2)), lost));
+        assert!(ring.mended(From::Latest, page(&[(4, 1), (9, 2)])));
+        assert!(matches!(ring.take(id(5, 2), true, 0, 100), Taken::Ask));
+        assert_eq!(ring.epoch(), 1);
+    }
+
+    #[test]
+    fn an_old_push_is_dropped() {
+        let mut ring = whole(&[(4, 1), (5, 2)]);
+        assert_eq!(push(&mut ring, 4, 1), Repair::No);
+        assert!(matches!(ring.take(id(5, 2), true, 0, 100), Taken::UpToDate { closed: false }));
+    }
+
+    #[test]
+    fn a_doubt_during_a_repair_makes_it_read_again() {
+        let mut ring = whole(&[(4, 1)]);
+        assert_eq!(ring.doubt(), Repair::Start);
+        assert_eq!(ring.reading(), Some(id(4, 1)));
+        assert_eq!(ring.doubt(), Repair::No);
+        assert!(!ring.mended(From::After(id(4, 1)), page(&[(5, 2)])));
+        assert_eq!(ring.reading(), Some(id(5, 2)));
+        assert!(ring.mended(From::After(id(5, 2)), page(&[(5, 2)])));
+    }
+
+    #[test]
+    fn a_deletion_during_a_repair_is_not_overwritten_by_what_was_read_before_it() {
+        let mut ring = whole(&[(4, 1)]);
+        assert_eq!(ring.doubt(), Repair::Start);
+        assert_eq!(ring.reading(), Some(id(4, 1)));
+        assert_eq!(ring.replaced(), Repair::No);
+        assert!(!ring.mended(From::After(id(4, 1)), page(&[(5, 2)])));
+        assert_eq!(ring.reading(), None);
+        assert!(ring.mended(From::Latest, page(&[])));
+        assert!(matches!(ring.take(id(4, 1), true, 0, 100), Taken::Ask));
+    }
+
+    #[test]
+    fn a_cursor_is_verified_not_trusted() {
+        let ring = whole(&[(4, 1), (5, 2)]);
+        let cursors = [(id(4, 1), true), (id(3, 1), false), (id(5, 2), true), (id(9, 2), false), (id(9, 3), false)];
+        for (cursor, known) in cursors {
+            assert_eq!(!matches!(ring.take(cursor, false, 0, 100), Taken::Ask), known, "{cursor}");
+        }
+        let cut = whole(&[(5, 7)]);
+        assert!(matches!(cut.take(id(4, 6), false, 0, 100), Taken::Ask));
+        assert!(matches!(cut.take(EntryId::ZERO, false, 0, 100), Taken::Ask));
+    }
+
+    #[test]
+    fn a_ring_is_bounded() {
+        let mut ring = whole(&[]);
+        for n in 1..=1000 {
+            assert_eq!(push(&mut ring, 1, n), Repair::No);
+        }
+        assert!(ring.entries.len() <= ENTRIES_MAX);
+        ring.push(id(1, 1001), vec![Bytes::from(vec![b'x'; 2 * BYTES_MAX])]);
+        assert_eq!(ring.entries.len(), 1);
+        assert!(matches!(ring.take(id(1, 500), true, 0, 100), Taken::Ask));
+    }
+}

@@ -1,0 +1,190 @@
+//! What may happen in a session: pure functions from the control state, an action and the time to what is written.
+//!
+//! No I/O and no clock: the caller brings the time, and the [`Effects`] it gets become one [`Commit`]. The store
+//! performs it only if the control state and the time are still what the rules were shown, so a rule never needs to
+//! think of another replica.
+//!
+//! An action that is refused has changed nothing. Deadlines that have passed are judged before anything else
+//! ([`judge`]), so a rule never sees a run whose lease is over or a command past its time.
+//!
+//! [`Commit`]: crate::store::Commit
+
+mod approvals;
+mod commands;
+mod control;
+mod entries;
+mod refusal;
+mod runs;
+
+pub use approvals::{Approval, ApprovalRequest, ApprovalStatus, Decision, Verdict};
+pub use commands::{Command, CommandRequest, CommandStatus, Outcome, OutcomeRequest};
+pub use control::{Control, Limits, command_key};
+pub use refusal::Refusal;
+pub use runs::{EndStatus, Run, RunRequest, RunStatus, RunView, view as run_view};
+
+use crate::{
+    event::Event,
+    id::{Ms, Name},
+    store::{Part, Producer},
+};
+
+/// Something that somebody wants to do to a session.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Append events.
+    Append(Append),
+    /// Ask something of the agents.
+    Command(CommandRequest),
+    /// Say what became of a command.
+    Outcome(OutcomeRequest),
+    /// Start a run, or a new attempt at it.
+    Start(RunRequest),
+    /// End a run.
+    End {
+        /// The run.
+        run: Name,
+        /// The attempt that the agent believes it is, if it says so.
+        attempt: Option<u32>,
+        /// How it ended.
+        status: EndStatus,
+        /// Why, in the agent's words.
+        reason: Option<String>,
+    },
+    /// Renew a run's lease.
+    Heartbeat {
+        /// The run.
+        run: Name,
+        /// The attempt that the agent believes it is, if it says so.
+        attempt: Option<u32>,
+    },
+    /// Ask for a decision.
+    Approval(ApprovalRequest),
+    /// Take no more entries.
+    Close,
+    /// Only judge what is due.
+    Tick,
+}
+
+/// Events of one request.
+#[derive(Debug, Clone, Default)]
+pub struct Append {
+    /// The events, in order.
+    pub events: Vec<Event>,
+    /// The attempt that the agent believes its run to be in, if it says so.
+    pub attempt: Option<u32>,
+    /// Makes the events idempotent.
+    pub producer: Option<Producer>,
+}
+
+/// What an accepted action answers, apart from the ids of what it appended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// Nothing to say but the entries.
+    Done,
+    /// Events were appended; these of their runs are asked to stop.
+    Appended(Vec<RunView>),
+    /// The command was accepted now.
+    Accepted(Name),
+    /// The command was accepted before.
+    Known(Name),
+    /// The run, as it is now.
+    Run(RunView),
+}
+
+/// Everything that a batch of actions writes.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// What to append: one part for what was due, one for each accepted action that appends.
+    pub parts: Vec<Part>,
+    /// The commands among it, in order.
+    pub issued: Vec<Name>,
+    /// Runs whose lease is renewed.
+    pub touch: Vec<Name>,
+    /// Runs that were judged lost, and when they had last been touched.
+    pub untouched: Vec<(Name, Ms)>,
+    /// Whether a deadline was judged as passed.
+    pub judged: bool,
+    /// Whether the session is closed.
+    pub closes: bool,
+}
+
+/// Lets everything happen whose time has come.
+pub fn judge(control: &mut Control, now: Ms, effects: &mut Effects) {
+    let mut part = Part::default();
+    // One by one, the earliest first: ending a run resolves its commands, which are then no longer due themselves.
+    while let Some((_, due)) = control.next_due().filter(|(at, _)| *at <= now) {
+        effects.judged = true;
+        match due {
+            control::Due::Lease(run) => {
+                effects.untouched.push((run.clone(), control.touched(&run)));
+                runs::end(control, &run, EndStatus::Lost, Some("its lease ran out"), now, &mut part);
+            }
+            control::Due::Grace(run) => {
+                runs::end(control, &run, EndStatus::Cancelled, Some("stopped"), now, &mut part);
+            }
+            control::Due::Command(id) => {
+                commands::resolve(control, &id, Outcome::Expired, None, now, &mut part);
+            }
+            control::Due::Approval(id) => approvals::expire(control, &id, &mut part),
+        }
+    }
+    if !part.events.is_empty() {
+        effects.parts.push(part);
+    }
+}
+
+/// One action, after what was due has been judged. On `Err` nothing has changed.
+pub fn apply(control: &mut Control, now: Ms, action: &Action, effects: &mut Effects) -> Result<Reply, Refusal> {
+    let closed = control.closed.is_some();
+    if closed && !matches!(action, Action::Close | Action::Tick) {
+        return Err(Refusal::SessionClosed);
+    }
+    let mut part = Part::default();
+    let reply = match action {
+        Action::Append(append) => {
+            let stopping = runs::append(control, now, append, effects)?;
+            part.producer = append.producer.clone();
+            part.events = append.events.iter().map(|event| event.payload.clone()).collect();
+            Reply::Appended(stopping)
+        }
+        Action::Command(request) => commands::issue(control, now, request, &mut part, effects)?,
+        Action::Outcome(request) => commands::report(control, now, request, &mut part)?,
+        Action::Start(request) => runs::start(control, now, request, &mut part, effects)?,
+        Action::End { run, attempt, status, reason } => {
+            runs::live(control, run, *attempt)?;
+            runs::end(control, run, *status, reason.as_deref(), now, &mut part);
+            Reply::Run(runs::view(control, run, now))
+        }
+        Action::Heartbeat { run, attempt } => {
+            runs::live(control, run, *attempt)?;
+            effects.touch.push(run.clone());
+            Reply::Run(runs::view(control, run, now))
+        }
+        Action::Approval(request) => approvals::request(control, now, request, &mut part)?,
+        Action::Close if closed => Reply::Done,
+        Action::Close => {
+            close(control, now, &mut part);
+            effects.closes = true;
+            Reply::Done
+        }
+        Action::Tick => Reply::Done,
+    };
+    if part.producer.is_some() || !part.events.is_empty() || !part.commands.is_empty() {
+        effects.parts.push(part);
+    }
+    Ok(reply)
+}
+
+/// Ends whatever is still open.
+fn close(control: &mut Control, now: Ms, part: &mut Part) {
+    for run in control.live_runs() {
+        runs::end(control, &run, EndStatus::Cancelled, Some("the session was closed"), now, part);
+    }
+    for id in control.pending_approvals() {
+        approvals::supersede(control, &id, part);
+    }
+    for id in control.pending_commands() {
+        commands::resolve(control, &id, Outcome::Superseded, Some("the session was closed"), now, part);
+    }
+    control.closed = Some(now);
+}

@@ -1,0 +1,100 @@
+//! Why an action is refused.
+
+use crate::id::{Ms, Name};
+
+use super::{CommandStatus, EndStatus};
+
+/// The rules say no. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// The session takes no more entries.
+    #[error("the session is closed")]
+    SessionClosed,
+    /// No such run was started.
+    #[error("no run {0:?} was started in this session")]
+    UnknownRun(Name),
+    /// The run is over.
+    #[error("the run {run:?} has ended: {status}")]
+    RunEnded {
+        /// The run.
+        run: Name,
+        /// The attempt that ended.
+        attempt: u32,
+        /// How it ended.
+        status: EndStatus,
+    },
+    /// The run is already being worked on.
+    #[error("the run {run:?} is live, in attempt {attempt}; to take it over, start it with \"takeover\": true")]
+    RunExists {
+        /// The run.
+        run: Name,
+        /// Its live attempt.
+        attempt: u32,
+    },
+    /// Another process has taken the run over.
+    #[error("attempt {given} of the run {run:?} is not the current one, which is {current}")]
+    StaleAttempt {
+        /// The run.
+        run: Name,
+        /// What the agent said.
+        given: u32,
+        /// What holds.
+        current: u32,
+    },
+    /// A run can't be above itself.
+    #[error("the parent {parent:?} of the run {run:?} is the run itself or descends from it")]
+    ParentCircle {
+        /// The run.
+        run: Name,
+        /// The parent it asked for.
+        parent: Name,
+    },
+    /// As many runs as a session can hold.
+    #[error("the session has {0} runs, which is the limit; start a new session")]
+    TooManyRuns(usize),
+    /// The records of runs, commands and approvals are at their limit.
+    #[error("the session's control state has reached its limit of {0} bytes; start a new session")]
+    ControlFull(usize),
+    /// Too many commands wait for an outcome.
+    #[error("{0} commands are pending, which is the limit; let the agents report what became of them")]
+    TooManyCommands(usize),
+    /// No such command.
+    #[error("no command {0:?} is known in this session")]
+    UnknownCommand(Name),
+    /// The command has its outcome.
+    #[error("the command {command:?} has ended: {status}")]
+    CommandEnded {
+        /// The command.
+        command: Name,
+        /// What became of it.
+        status: CommandStatus,
+    },
+    /// No such approval.
+    #[error("no approval {0:?} was asked for in this session")]
+    UnknownApproval(Name),
+    /// An approval of that name was asked for before.
+    #[error("the approval {0:?} was asked for before")]
+    ApprovalExists(Name),
+    /// The approval has been decided, or needs no decision any more.
+    #[error("the approval {approval:?} has ended: {decision}")]
+    ApprovalEnded {
+        /// The approval.
+        approval: Name,
+        /// `approve`, `deny` or `superseded`.
+        decision: String,
+        /// The command that decided it; `None` if its time ran out or its run ended.
+        command: Option<Name>,
+    },
+    /// A duration outside of its range.
+    #[error("{what} is {given} ms; it takes {min} to {max} ms")]
+    OutOfRange {
+        /// The field.
+        what: &'static str,
+        /// What was asked for.
+        given: i64,
+        /// The least.
+        min: Ms,
+        /// The most.
+        max: Ms,
+    },
+}

@@ -1,0 +1,330 @@
+//! Writers: what a replica writes to one session goes through one queue, a commit at a time.
+//!
+//! While a commit is under way, further actions gather; the next commit takes them all. So an idle session waits for
+//! nothing, a busy one pays for one script where ten events came in, and two actions of one replica never conflict
+//! with each other. The writer keeps a copy of the session's control state. It may be out of date: the store says so,
+//! with the current one, and the rules run again.
+//!
+//! A refusal is as good as a write: it is answered only after a commit has confirmed the state it was decided on.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    id::{EntryId, Ms, Name},
+    rules::{self, Action, Control, Effects, Limits, Refusal, Reply, command_key},
+    store::{Commit, Outcome, Parted, Snapshot, Store, StoreError, Version, Versions, Window},
+};
+
+/// Actions in one commit.
+const BATCH_ACTIONS: usize = 128;
+/// Bytes of payload in one commit, beyond which no further action joins it: a script holds up all of Redis.
+const BATCH_BYTES: usize = 512 * 1024;
+/// Actions that may wait for one session. Each belongs to a request that waits for its answer.
+const QUEUE_MAX: usize = 4096;
+/// How often a commit is decided anew before the session counts as too contended.
+const ATTEMPTS: usize = 64;
+/// Writers that nobody used for so long are dropped, and with them their copy of the control state.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What an accepted action did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// What the rules answer.
+    pub reply: Reply,
+    /// The ids of the events it appended; of a duplicate, those of the first time if they are known.
+    pub ids: Vec<EntryId>,
+    /// How many of its events were stored before.
+    pub skipped: usize,
+    /// All of its events were stored before.
+    pub duplicate: bool,
+    /// The session's time.
+    pub now: Ms,
+    /// When something is due next.
+    pub due: Option<Ms>,
+}
+
+/// Why an action was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// The rules say no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The producer's numbering says no.
+    #[error("the producer's numbering does not fit: {0:?}")]
+    Producer(Parted),
+    /// The store could not; whether the action was done is unknown.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Too much is waiting already; the action was not done.
+    #[error("too many writes wait for this session")]
+    Overloaded,
+}
+
+/// The writers of a replica.
+pub struct Writers {
+    store: Arc<dyn Store>,
+    limits: Limits,
+    versions: Versions,
+    by_session: Mutex<HashMap<Name, Arc<Writer>>>,
+}
+
+struct Writer {
+    session: Name,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Waiting>,
+    /// A task is at work on the queue.
+    running: bool,
+    used: Option<Instant>,
+    /// Taken by the running task.
+    copy: Option<Copy>,
+}
+
+/// What the writer believes the session to be.
+struct Copy {
+    version: Option<Version>,
+    control: Control,
+    /// The session's time when it was last heard of.
+    heard: (Ms, Instant),
+}
+
+struct Waiting {
+    action: Action,
+    done: oneshot::Sender<Result<Done, WriteError>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Writers {
+    /// The writers for this store. A task drops the idle ones, for as long as the result lives.
+    pub fn new(store: Arc<dyn Store>, limits: Limits) -> Arc<Self> {
+        let writers =
+            Arc::new(Writers { store, limits, versions: Versions::default(), by_session: Default::default() });
+        tokio::spawn(sweep(Arc::downgrade(&writers)));
+        writers
+    }
+
+    /// Does one thing to a session. Once called, it is done even if the caller goes away.
+    pub async fn act(self: &Arc<Self>, session: &Name, action: Action) -> Result<Done, WriteError> {
+        let (done, answer) = oneshot::channel();
+        {
+            let mut by_session = lock(&self.by_session);
+            let writer = by_session
+                .entry(session.clone())
+                .or_insert_with(|| Arc::new(Writer { session: session.clone(), state: Default::default() }));
+            let mut state = lock(&writer.state);
+            if state.queue.len() >= QUEUE_MAX {
+                return Err(WriteError::Overloaded);
+            }
+            state.queue.push_back(Waiting { action, done });
+            if !state.running {
+                state.running = true;
+                tokio::spawn(self.clone().run(writer.clone()));
+            }
+        }
+        answer.await.unwrap_or_else(|_| Err(StoreError::Fault("the writer ended".into()).into()))
+    }
+
+    async fn run(self: Arc<Self>, writer: Arc<Writer>) {
+        loop {
+            let (batch, copy) = {
+                let mut state = lock(&writer.state);
+                let batch = state.next_batch();
+                if batch.is_empty() {
+                    state.running = false;
+                    state.used = Some(Instant::now());
+                    return;
+                }
+                (batch, state.copy.take())
+            };
+            let copy = self.commit(&writer.session, copy, batch).await;
+            lock(&writer.state).copy = copy;
+        }
+    }
+
+    /// Commits a batch and answers it. Gives the copy to go on with; `None` if nothing is known any more.
+    async fn commit(&self, session: &Name, copy: Option<Copy>, batch: Vec<Waiting>) -> Option<Copy> {
+        let mut copy = copy.unwrap_or_else(|| Copy::absent(self.limits));
+        for _ in 0..ATTEMPTS {
+            let decided = decide(&mut copy, &batch, &self.versions);
+            match self.store.commit(session, &decided.commit).await {
+                Ok(Outcome::Committed { now, parts }) => {
+                    copy.settle(&decided, now, &parts);
+                    answer(batch, decided, &mut copy.control, now, parts);
+                    return Some(copy);
+                }
+                Ok(Outcome::Conflict(snapshot)) => match Copy::read(&snapshot, self.limits) {
+                    Ok(current) => copy = current,
+                    Err(error) => return fail(batch, error),
+                },
+                Err(error) => return fail(batch, error),
+            }
+        }
+        fail(batch, StoreError::Unavailable("too many replicas write to this session's control state at once".into()))
+    }
+}
+
+fn fail(batch: Vec<Waiting>, error: StoreError) -> Option<Copy> {
+    for waiting in batch {
+        // Whoever asked may have gone.
+        let _ = waiting.done.send(Err(error.clone().into()));
+    }
+    None
+}
+
+async fn sweep(writers: Weak<Writers>) {
+    let mut every = tokio::time::interval(IDLE / 2);
+    loop {
+        every.tick().await;
+        let Some(writers) = writers.upgrade() else { return };
+        lock(&writers.by_session).retain(|_, writer| {
+            let state = lock(&writer.state);
+            state.running || state.used.is_none_or(|used| used.elapsed() < IDLE)
+        });
+    }
+}
+
+impl State {
+    fn next_batch(&mut self) -> Vec<Waiting> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < BATCH_ACTIONS && bytes < BATCH_BYTES {
+            let Some(waiting) = self.queue.pop_front() else { break };
+            if let Action::Append(append) = &waiting.action {
+                bytes += append.events.iter().map(|event| event.payload.len()).sum::<usize>();
+            }
+            batch.push(waiting);
+        }
+        batch
+    }
+}
+
+impl Copy {
+    fn absent(limits: Limits) -> Self {
+        // Our own clock stands in until the store has told its own; nothing is due in a session that does not exist.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as Ms);
+        Copy { version: None, control: Control::new(limits), heard: (now, Instant::now()) }
+    }
+
+    fn read(snapshot: &Snapshot, limits: Limits) -> Result<Self, StoreError> {
+        let heard = (snapshot.now, Instant::now());
+        Ok(match &snapshot.state {
+            Some(state) => Copy { version: Some(state.version.clone()), control: Control::read(state, limits)?, heard },
+            None => Copy { heard, ..Copy::absent(limits) },
+        })
+    }
+
+    fn now(&self) -> Ms {
+        self.heard.0 + self.heard.1.elapsed().as_millis() as Ms
+    }
+
+    /// The commit happened.
+    fn settle(&mut self, decided: &Decided, now: Ms, parts: &[Parted]) {
+        self.heard = (now, Instant::now());
+        let commit = &decided.commit;
+        let changed = !commit.changes.is_empty() || commit.closes;
+        // Parts that were all refused have not brought a session into being.
+        let begun = self.version.is_none() && parts.iter().any(|part| matches!(part, Parted::Appended { .. }));
+        if changed || begun {
+            self.version = commit.version.clone();
+        }
+        let commands = commit.parts.iter().zip(parts).filter(|(part, _)| !part.commands.is_empty());
+        let ids = commands.flat_map(|(part, parted)| {
+            let from = match parted {
+                Parted::Appended { commands_from, .. } => *commands_from,
+                _ => 0,
+            };
+            (from..).take(part.commands.len()).map(|n| EntryId { ms: now, n })
+        });
+        for (id, entry) in decided.issued.iter().zip(ids) {
+            self.control.set_entry(id, entry);
+        }
+        for run in &commit.touch {
+            self.control.touch(run, now);
+        }
+    }
+}
+
+/// A batch, decided on one state.
+struct Decided {
+    commit: Commit,
+    issued: Vec<Name>,
+    /// For each action of the batch: what the rules say, and which part is its own.
+    verdicts: Vec<(Result<Reply, Refusal>, Option<usize>)>,
+}
+
+fn decide(copy: &mut Copy, batch: &[Waiting], versions: &Versions) -> Decided {
+    let now = copy.now();
+    let mut effects = Effects::default();
+    rules::judge(&mut copy.control, now, &mut effects);
+    let mut verdicts = Vec::with_capacity(batch.len());
+    for waiting in batch {
+        let parts = effects.parts.len();
+        let verdict = rules::apply(&mut copy.control, now, &waiting.action, &mut effects);
+        verdicts.push((verdict, (effects.parts.len() > parts).then_some(parts)));
+    }
+    let before = copy.control.next_due().map_or(Ms::MAX, |(at, _)| at);
+    let commit = Commit {
+        expect: copy.version.clone(),
+        version: Some(versions.fresh()),
+        window: Window { not_before: if effects.judged { now } else { 0 }, before: before.max(now + 1) },
+        touch: effects.touch,
+        untouched: effects.untouched,
+        changes: copy.control.take_changes(),
+        issued: effects.issued.iter().map(command_key).collect(),
+        closes: effects.closes,
+        parts: effects.parts,
+    };
+    Decided { commit, issued: effects.issued, verdicts }
+}
+
+fn answer(batch: Vec<Waiting>, decided: Decided, control: &mut Control, now: Ms, parts: Vec<Parted>) {
+    let due = control.next_due().map(|(at, _)| at);
+    for (waiting, (verdict, part)) in batch.into_iter().zip(decided.verdicts) {
+        let answer = match verdict {
+            Err(refusal) => Err(refusal.into()),
+            Ok(reply) => done(reply, part.map(|at| (&decided.commit.parts[at], &parts[at])), control, now, due),
+        };
+        // Whoever asked may have gone.
+        let _ = waiting.done.send(answer);
+    }
+}
+
+fn done(
+    reply: Reply,
+    part: Option<(&crate::store::Part, &Parted)>,
+    control: &Control,
+    now: Ms,
+    due: Option<Ms>,
+) -> Result<Done, WriteError> {
+    let mut done = Done { reply, ids: Vec::new(), skipped: 0, duplicate: false, now, due };
+    if let Reply::Accepted(id) | Reply::Known(id) = &done.reply {
+        done.ids.extend(control.command(id).and_then(|command| command.entry));
+        return Ok(done);
+    }
+    match part {
+        None => {}
+        Some((part, Parted::Appended { events_from, skipped, .. })) => {
+            let count = (part.events.len() - skipped) as u64;
+            done.skipped = *skipped;
+            done.ids = (*events_from..events_from + count).map(|n| EntryId { ms: now, n }).collect();
+        }
+        Some((part, Parted::Duplicate(ids))) => {
+            done.duplicate = true;
+            done.skipped = part.events.len();
+            done.ids = ids.clone().unwrap_or_default();
+        }
+        Some((_, refused)) => return Err(WriteError::Producer(refused.clone())),
+    }
+    Ok(done)
+}

@@ -1,0 +1,120 @@
+//! How sessions end: closed, deleted, outlived; and how they begin again.
+
+use std::time::{Duration, Instant};
+
+use moorline::{
+    id::{EntryId, Lane},
+    store::{Commit, From, Lost, Part, Producer, Retention},
+};
+
+use super::*;
+
+promises![
+    a_closed_session_says_so_everywhere,
+    deletion_erases_everything_once,
+    a_session_made_again_starts_at_one_and_later_than_the_old,
+    a_version_of_a_deleted_session_is_good_for_nothing_in_the_next,
+    a_session_is_gone_whole_after_its_ttl,
+    writing_renews_the_ttl,
+];
+
+async fn a_closed_session_says_so_everywhere(backend: Backend) {
+    let session = backend.session().await;
+    session.append_events(&["a"]).await;
+    assert!(!session.read(From::Start, 9).await.closed);
+    assert_eq!(session.state().await.closed, None);
+    let commit = Commit { closes: true, ..session.plan(vec![events(&["b"])]).await };
+    let (now, _) = committed(session.commit(commit).await);
+    for lane in Lane::ALL {
+        assert!(session.read_lane(lane, From::Start, 9).await.closed);
+    }
+    assert_eq!(session.state().await.closed, Some(now));
+    assert_eq!(session.payloads(Lane::Events).await, ["a", "b"]);
+}
+
+async fn deletion_erases_everything_once(backend: Backend) {
+    let session = backend.session().await.begun().await;
+    let producer = Some(Producer { id: name("p"), epoch: 3, seq: 0 });
+    session.append(vec![Part { producer, events: bytes(&["a"]), commands: bytes(&["b"]) }]).await;
+    assert!(session.delete().await);
+    assert!(!session.delete().await);
+    assert_eq!(session.all().await, (None, vec![], vec![]));
+    assert_eq!(session.store.producer(&session.name, &name("p")).await.unwrap(), None);
+    let page = session.read(From::Start, 9).await;
+    assert!(!page.exists && !page.closed && page.lost.is_none());
+    assert!(page.up_to_date(From::Start));
+}
+
+async fn a_session_made_again_starts_at_one_and_later_than_the_old(backend: Backend) {
+    let session = backend.session().await;
+    // Many times, since a deletion and a new beginning may fall into one millisecond.
+    let mut old = EntryId::ZERO;
+    for _ in 0..50 {
+        let ids = session.append_events(&["a", "b"]).await;
+        assert_eq!(ids.iter().map(|id| id.n).collect::<Vec<_>>(), [1, 2]);
+        assert!(ids[0].ms > old.ms, "{} is not after {old}: a cursor of the old log would be good in the new", ids[0]);
+        old = ids[1];
+        assert!(session.delete().await);
+    }
+}
+
+async fn a_version_of_a_deleted_session_is_good_for_nothing_in_the_next(backend: Backend) {
+    let session = backend.session().await.begun().await;
+    let stale = session.plan(vec![events(&["late"])]).await;
+    session.delete().await;
+    assert_eq!(conflict(session.commit(stale.clone()).await).state, None);
+    let session = session.begun().await;
+    assert!(conflict(session.commit(stale).await).state.is_some());
+    assert_eq!(session.log(Lane::Events).await, []);
+}
+
+fn retention(ttl: Duration) -> Retention {
+    Retention { ttl, ..Retention::default() }
+}
+
+async fn a_session_is_gone_whole_after_its_ttl(backend: Backend) {
+    let ttl = Duration::from_millis(400);
+    let session = backend.session_with(retention(ttl)).await.begun().await;
+    let producer = Some(Producer { id: name("p"), epoch: 0, seq: 0 });
+    let part = Part { producer, events: bytes(&["a"]), commands: bytes(&["b"]) };
+    let written = Instant::now();
+    let (ms, _) = session.append(vec![part]).await;
+    eventually("the session is gone", || async { session.stat().await.is_none().then_some(()) }).await;
+    // It is renewed at most every tenth of the ttl, so it may go so much earlier.
+    assert!(written.elapsed() >= ttl * 9 / 10);
+    assert_eq!(session.all().await, (None, vec![], vec![]));
+    assert_eq!(session.store.producer(&session.name, &name("p")).await.unwrap(), None);
+    assert_eq!(session.read(From::After(EntryId { ms, n: 1 }), 9).await.lost, Some(Lost::Deleted));
+    assert!(!session.delete().await);
+    assert_eq!(session.append_events(&["again"]).await[0].n, 1);
+    assert_eq!(session.payloads(Lane::Events).await, ["again"]);
+}
+
+async fn writing_renews_the_ttl(backend: Backend) {
+    let ttl = Duration::from_millis(600);
+    let session = backend.session_with(retention(ttl)).await;
+    session.append_events(&["a"]).await;
+    let mut written = 1;
+    // The commands lane comes to be later than the meta and must end no earlier, and no later.
+    let mut lane = Lane::ALL.into_iter().cycle().skip(1);
+    let began = Instant::now();
+    while began.elapsed() < ttl * 4 {
+        let pause = Instant::now();
+        // Reads renew nothing, so the writes alone must be what keeps the session.
+        while pause.elapsed() < ttl / 6 {
+            assert!(session.stat().await.is_some());
+            tokio::time::sleep(ttl / 60).await;
+        }
+        let mut part = Part::default();
+        match lane.next().unwrap() {
+            Lane::Events => part.events = bytes(&["e"]),
+            Lane::Commands => part.commands = bytes(&["c"]),
+        }
+        session.append(vec![part]).await;
+        written += 1;
+    }
+    let count = session.log(Lane::Events).await.len() + session.log(Lane::Commands).await.len();
+    assert_eq!(count, written);
+    eventually("the session is gone", || async { session.stat().await.is_none().then_some(()) }).await;
+    assert_eq!(session.all().await, (None, vec![], vec![]));
+}
