@@ -50,10 +50,10 @@ pub(super) struct DemoArgs {
     #[arg(long, env = "MOORLINE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     redis_url: Option<String>,
     /// Where to listen [default: 127.0.0.1:4770, or a free port if that is taken]
-    #[arg(long, env = "MOORLINE_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, env = "MOORLINE_LISTEN", value_name = "ADDR:PORT", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
     /// How fast the agents speak, in tokens a second
-    #[arg(long, default_value_t = 35.0, value_parser = parse_speed, value_name = "TOKENS")]
+    #[arg(long, default_value_t = 30.0, value_parser = parse_speed, value_name = "TOKENS")]
     speed: f64,
     /// Close the session and end when the agents are done
     #[arg(long)]
@@ -73,12 +73,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<Ending, Failure> {
         None => Input { name: "README.md".into(), text: README.into() },
     };
     let server = start_gateway(&args).await.map_err(|error| Failure::Other(error.to_string()))?;
-    // An agent on this machine reaches a gateway that listens on every address through the loopback one.
-    let mut addr = server.addr;
-    if addr.ip().is_unspecified() {
-        addr.set_ip(Ipv4Addr::LOCALHOST.into());
-    }
-    let client = Client::new(&format!("http://{addr}"), None)?;
+    let client = Client::new(&format!("http://{}", server.addr), None)?;
     let session = random_name("demo");
     output::write(&banner(&client, &session, &input, &args))?;
 
@@ -103,7 +98,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<Ending, Failure> {
 }
 
 async fn start_gateway(args: &DemoArgs) -> Result<Server, StartError> {
-    let mut config = Config { redis_url: args.redis_url.clone(), ..Config::default() };
+    let mut config = Config { redis_url: args.redis_url.clone().filter(|url| !url.is_empty()), ..Config::default() };
     if let Some(listen) = args.listen {
         config.listen = listen;
         return crate::serve(&config).await;
@@ -146,6 +141,12 @@ fn parse_speed(text: &str) -> Result<f64, String> {
     if (0.1..=10_000.0).contains(&speed) { Ok(speed) } else { Err("it takes 0.1 to 10000".into()) }
 }
 
+/// Nobody has to show a token here, so nobody else may come in.
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let addr: SocketAddr = text.parse().map_err(|_| "it takes the form 127.0.0.1:4770".to_owned())?;
+    if addr.ip().is_loopback() { Ok(addr) } else { Err("the demo listens on loopback addresses only".into()) }
+}
+
 /// What to try, ready to be pasted.
 fn banner(client: &Client, session: &Name, input: &Input, args: &DemoArgs) -> String {
     let url = format!("{}/v1/sessions/{session}", client.base_url());
@@ -170,7 +171,7 @@ In other terminals:
   # cut the connection after 3 seconds, come back with the last id: nothing is missing, nothing comes twice
   LAST=$(curl -sN -m 3 {sse} {url}/events | tee /dev/stderr | sed -n 's/^id: //p' | tail -1); echo \"--- cut after $LAST ---\"; curl -N {sse} -H \"Last-Event-ID: $LAST\" {url}/events
 
-  # steer the summarizer; stop one agent, leave the others at work; stop all
+  # while they speak (--speed 5 gives you more time): steer the summarizer; stop one agent, leave the others at work; stop all
   curl {json} -d '{{\"type\":\"steer\",\"agent\":\"summarizer\",\"data\":\"{focus}\"}}' {url}/commands
   curl {json} -d '{{\"type\":\"stop\",\"agent\":\"reader\"}}' {url}/commands
   curl {json} -d '{{\"type\":\"stop\"}}' {url}/commands

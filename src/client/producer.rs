@@ -16,7 +16,7 @@ use crate::id::{BadName, Name};
 /// How long a producer tries again by default: a restart or a failover takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-type RetryHook = dyn FnMut(&Error, Duration) + Send;
+type RetryHook = dyn Fn(&Error, Duration) + Send + Sync;
 
 /// Publishes to one session under numbers of its own. Made by [`Client::producer`].
 pub struct Producer {
@@ -53,7 +53,7 @@ impl Producer {
     }
 
     /// What to do before each further attempt: it gets the last one's error and the wait.
-    pub fn on_retry(mut self, hook: impl FnMut(&Error, Duration) + Send + 'static) -> Producer {
+    pub fn on_retry(mut self, hook: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Producer {
         self.on_retry = Box::new(hook);
         self
     }

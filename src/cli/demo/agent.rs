@@ -21,8 +21,7 @@ use crate::{
 /// One agent at work in one run.
 pub(super) struct Agent {
     place: Workplace,
-    pub name: Name,
-    pub run: Name,
+    run: Name,
     producer: Producer,
     orders: watch::Receiver<Orders>,
     listener: AbortHandle,
@@ -94,18 +93,19 @@ impl Agent {
         }
         let (told, orders) = watch::channel(Orders::default());
         let listener = tokio::spawn(listen(commands, told, name.clone(), run.clone())).abort_handle();
-        let speaker = Speaker { agent: Some(name.clone()), run: Some(run.clone()) };
+        let speaker = Speaker { agent: Some(name), run: Some(run.clone()) };
         let producer = place.client.producer(&place.session, speaker);
         let mut pace = interval(Duration::from_secs_f64(1.0 / place.speed));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut agent = Agent { place: place.clone(), name, run, producer, orders, listener, pace, blocks: 0 };
-        agent.event("agent.started", json!({})).await?;
+        let mut agent = Agent { place: place.clone(), run, producer, orders, listener, pace, blocks: 0 };
+        agent.event("agent.started", Value::Null).await?;
         Ok(agent)
     }
 
-    /// Publishes one event.
+    /// Publishes one event; null stands for no data.
     pub async fn event(&mut self, kind: &str, data: Value) -> Result<Published, Error> {
-        self.producer.publish(&[json!({"type": kind, "data": data})]).await
+        let event = if data.is_null() { json!({"type": kind}) } else { json!({"type": kind, "data": data}) };
+        self.producer.publish(&[event]).await
     }
 
     /// Says one paragraph, word by word, as a model would.

@@ -69,7 +69,7 @@ async fn work(
         halt = agent.halted() => return Err(halt),
     };
     agent.say(&conclusion(&results)).await?;
-    Ok(json!(results))
+    Ok(results.into_iter().map(|(agent, data)| (agent, data["status"].clone())).collect())
 }
 
 async fn sub_agent(place: Workplace, name: Name, run: Name, document: Arc<Document>) {
@@ -113,8 +113,13 @@ fn conclusion(results: &HashMap<String, Value>) -> String {
     let finished = |agent| results.get(agent).filter(|data| data["status"] == "completed").map(|data| &data["result"]);
     let mut text = match finished("reader") {
         Some(result) => {
-            let terms: Vec<&str> =
-                result["terms"].as_array().into_iter().flatten().filter_map(|term| term["term"].as_str()).take(4).collect();
+            let terms: Vec<&str> = result["terms"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|term| term["term"].as_str())
+                .take(4)
+                .collect();
             format!(
                 "The reader went through {} sentences; the text is mostly about {}.",
                 result["sentences"],

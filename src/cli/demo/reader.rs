@@ -28,10 +28,10 @@ pub(super) async fn work(agent: &mut Agent, document: Arc<Document>) -> Result<V
 
 fn describe(place: usize, count: usize, section: &Section) -> String {
     let head = format!("Section {place} of {count}, “{}”:", section.title);
+    let Some(first) = section.sentences.first() else {
+        return format!("{head} a table or code, no sentences.");
+    };
     let sentences = section.sentences.len();
-    if sentences == 0 {
-        return format!("{head} a heading, a table or code, no sentences.");
-    }
     let words = section.words();
     let longest = section.sentences.iter().map(|sentence| sentence.split_whitespace().count()).max().unwrap_or(0);
     let size = match sentences {
@@ -39,5 +39,6 @@ fn describe(place: usize, count: usize, section: &Section) -> String {
         _ => format!("{words} words in {sentences} sentences, the longest of {longest} words."),
     };
     let terms: Vec<String> = section.terms().into_iter().take(3).map(|(term, n)| format!("{term} ({n})")).collect();
-    if terms.is_empty() { format!("{head} {size}") } else { format!("{head} {size} Mostly about: {}.", terms.join(", ")) }
+    let about = if terms.is_empty() { String::new() } else { format!(" Mostly about: {}.", terms.join(", ")) };
+    format!("{head} {size}{about} It begins: “{first}”")
 }

@@ -11,9 +11,9 @@ use super::{
 use crate::client::Outcome;
 
 /// How much of a document a summary is, and its least and greatest length, in sentences.
-const SHARE: usize = 5;
+const SHARE: usize = 3;
 const LEAST: usize = 4;
-const MOST: usize = 20;
+const MOST: usize = 40;
 
 /// Says the summary. A `steer` command's text names what the sentences chosen from then on should be about.
 pub(super) async fn work(agent: &mut Agent, document: Arc<Document>) -> Result<Value, Halt> {
