@@ -12,6 +12,8 @@ mod backoff;
 mod error;
 mod follow;
 mod producer;
+#[cfg(test)]
+mod tests;
 
 use std::{net::IpAddr, sync::Once, time::Duration};
 
@@ -313,44 +315,4 @@ fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(base: &str, session: &str) -> String {
-        let client = Client::new(base, None).unwrap();
-        let request = client.request(Method::GET, &[session, "events"]).build().unwrap();
-        request.url().to_string()
-    }
-
-    #[test]
-    fn a_base_url_keeps_its_path() {
-        assert_eq!(path("http://h:1", "a"), "http://h:1/v1/sessions/a/events");
-        assert_eq!(path("https://h/moor/", "a~b:c"), "https://h/moor/v1/sessions/a~b:c/events");
-    }
-
-    #[test]
-    fn what_is_no_http_address_is_refused() {
-        for bad in ["", "localhost:4770", "redis://h", "mailto:x", "http://"] {
-            assert!(matches!(Client::new(bad, None), Err(Error::Url { .. })), "{bad:?}");
-        }
-        assert!(matches!(Client::new("http://h", Some("a\nb".into())), Err(Error::Token(_))));
-    }
-
-    #[test]
-    fn a_token_is_not_in_the_debug_output() {
-        let client = Client::new("http://h", Some("s3cret".into())).unwrap();
-        assert!(!format!("{client:?}").contains("s3cret"));
-    }
-
-    #[test]
-    fn no_proxy_stands_before_this_machine() {
-        let loopback = |url: &str| is_loopback(&url.parse().unwrap());
-        for url in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost"] {
-            assert!(loopback(url), "{url}");
-        }
-        assert!(!loopback("http://10.0.0.1") && !loopback("http://example.com"));
-    }
 }
