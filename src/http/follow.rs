@@ -9,8 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::StreamExt;
-use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{
     Gateway, Problem,
@@ -260,8 +260,22 @@ async fn page(
         }
         from = From::After(next);
     };
-    let body = json!({"events": events, "next": next, "up_to_date": up_to_date, "closed": closed});
-    Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(body)).into_response())
+    Ok(Page { events, next, up_to_date, closed }.into_response())
+}
+
+/// A page of a lane. Its entries stand in it as they stand in the log.
+#[derive(Serialize)]
+struct Page {
+    events: Vec<Box<RawValue>>,
+    next: EntryId,
+    up_to_date: bool,
+    closed: bool,
+}
+
+impl IntoResponse for Page {
+    fn into_response(self) -> Response {
+        ([(header::CACHE_CONTROL, "no-store")], axum::Json(self)).into_response()
+    }
 }
 
 /// An entry as pages show it: its payload, with its id first.
@@ -299,6 +313,5 @@ async fn pending(gateway: &Gateway, session: Name, params: &LaneParams) -> Resul
         from = From::After(page.next(from));
     };
     let next = stat.lanes[Lane::Commands.index()].last;
-    let body = json!({"events": events, "next": next, "up_to_date": true, "closed": closed});
-    Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(body)).into_response())
+    Ok(Page { events, next, up_to_date: true, closed }.into_response())
 }
