@@ -9,7 +9,7 @@ mod serve;
 mod sessions;
 mod tail;
 
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
@@ -95,6 +95,9 @@ pub fn main() -> ExitCode {
         Err(error) => return report(Err(Failure::Other(format!("cannot start: {error}")))),
     };
     let code = runtime.block_on(async {
+        if !matches!(cli.action, Action::Serve(_)) {
+            tokio::spawn(end_anyway());
+        }
         match cli.action {
             Action::Serve(args) => serve::run(args).await,
             Action::Demo(args) => report(demo::run(args).await),
@@ -141,6 +144,14 @@ async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending().await
     }
+}
+
+/// A subcommand that sees Ctrl-C tidies up and ends. One that is stuck in a write, because nobody takes what it prints,
+/// can't see it.
+async fn end_anyway() {
+    interrupted().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    std::process::exit(i32::from(INTERRUPTED));
 }
 
 /// What a user typed as data: JSON if it is, else the text itself.
