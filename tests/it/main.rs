@@ -2,6 +2,7 @@
 
 mod cli;
 mod replicas;
+mod resume_model;
 mod store_contract;
 mod store_model;
 mod support;
