@@ -70,6 +70,7 @@ pub(super) async fn run(args: TailArgs) -> Result<Ending, Failure> {
         agents: args.agent,
         runs: args.run,
         types: args.kind,
+        ..FollowOptions::default()
     };
     let follow = args.gateway.client()?.follow(&args.session, lane, options);
     let output = if args.json { Output::Json } else { Output::Readable(Printer::new(output::colours())) };
