@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. All of them but `serve` know only the client.
 
+mod bench;
 mod command;
 mod demo;
 mod output;
@@ -39,6 +40,8 @@ enum Action {
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
     Command(command::CommandArgs),
+    /// Load a gateway and measure
+    Bench(bench::BenchArgs),
     /// Look at sessions, close them, delete them
     #[command(subcommand)]
     Sessions(sessions::SessionsAction),
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
             Action::Publish(args) => report(publish::run(args).await),
             Action::Tail(args) => report(tail::run(args).await),
             Action::Command(args) => report(unless_interrupted(command::run(args)).await),
+            Action::Bench(args) => report(bench::run(args).await),
             Action::Sessions(action) => report(unless_interrupted(sessions::run(action)).await),
         }
     });

@@ -3,4 +3,5 @@
 mod cli;
 mod replicas;
 mod store_contract;
+mod store_model;
 mod support;
