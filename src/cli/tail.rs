@@ -167,6 +167,8 @@ impl Show {
                 }
             }
             Update::Reset { reason, first } => {
+                // Something may be missed this time.
+                self.reconnecting = false;
                 let on = first.map_or("with what comes".to_owned(), |id| format!("at {id}"));
                 let why = output::printable(&reason).into_owned();
                 self.notice(&format!("the log no longer continues from here ({why}); going on {on}"))?;
