@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. All of them but `serve` know only the client.
 
+mod bench;
 mod command;
 mod demo;
 mod health;
@@ -9,7 +10,7 @@ mod serve;
 mod sessions;
 mod tail;
 
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
@@ -44,6 +45,8 @@ enum Action {
     Tail(tail::TailArgs),
     /// Send a command to a session's agents
     Command(command::CommandArgs),
+    /// Load a gateway and measure
+    Bench(bench::BenchArgs),
     /// Look at sessions, close them, delete them
     #[command(subcommand)]
     Sessions(sessions::SessionsAction),
@@ -95,12 +98,16 @@ pub fn main() -> ExitCode {
         Err(error) => return report(Err(Failure::Other(format!("cannot start: {error}")))),
     };
     let code = runtime.block_on(async {
+        if !matches!(cli.action, Action::Serve(_)) {
+            tokio::spawn(end_anyway());
+        }
         match cli.action {
             Action::Serve(args) => serve::run(args).await,
             Action::Demo(args) => report(demo::run(args).await),
             Action::Publish(args) => report(publish::run(args).await),
             Action::Tail(args) => report(tail::run(args).await),
             Action::Command(args) => report(unless_interrupted(command::run(args)).await),
+            Action::Bench(args) => report(bench::run(args).await),
             Action::Sessions(action) => report(unless_interrupted(sessions::run(action)).await),
             Action::Health(args) => report(unless_interrupted(health::run(args)).await),
         }
@@ -141,6 +148,14 @@ async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending().await
     }
+}
+
+/// A subcommand that sees Ctrl-C tidies up and ends. One that is stuck in a write, because nobody takes what it prints,
+/// can't see it.
+async fn end_anyway() {
+    interrupted().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    std::process::exit(i32::from(INTERRUPTED));
 }
 
 /// What a user typed as data: JSON if it is, else the text itself.

@@ -12,6 +12,8 @@ mod backoff;
 mod error;
 mod follow;
 mod producer;
+#[cfg(test)]
+mod tests;
 
 use std::{net::IpAddr, sync::Once, time::Duration};
 
@@ -23,7 +25,7 @@ use reqwest::{
     redirect,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use error::{Error, Problem};
 pub use follow::{Begin, Entry, Follow, FollowOptions, Update};
@@ -125,14 +127,23 @@ pub struct Issued {
     pub entry: EntryId,
 }
 
+/// What an agent can say of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It did what the command asks.
+    Consumed,
+    /// It will not.
+    Rejected,
+}
+
 /// Where an idempotent producer stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct ProducerState {
     /// Its epoch: which of its lives wrote last.
     pub epoch: u64,
     /// The number that its next event must have.
-    #[serde(alias = "next", alias = "next_seq")]
-    pub seq: u64,
+    pub next_seq: u64,
 }
 
 /// Names that a request gives to events that don't say them themselves.
@@ -224,6 +235,20 @@ impl Client {
         self.answer(request.timeout(ANSWER_TIMEOUT)).await
     }
 
+    /// Says, as the agent, what became of a command: done, or not and why. Each command ends once; a second outcome is
+    /// a [`Problem`] with the code `command_ended`.
+    pub async fn outcome(
+        &self,
+        session: &Name,
+        command: &Name,
+        outcome: Outcome,
+        reason: Option<&str>,
+    ) -> Result<(), Error> {
+        let request = self.request(Method::POST, &[session.as_str(), "commands", command.as_str(), "outcome"]);
+        let request = request.json(&json!({"outcome": outcome, "reason": reason}));
+        self.send(request.timeout(ANSWER_TIMEOUT)).await.map(drop)
+    }
+
     /// What the gateway says about a session: lanes, runs, pending commands and approvals.
     pub async fn session(&self, session: &Name) -> Result<Value, Error> {
         self.answer(self.request(Method::GET, &[session.as_str()]).timeout(ANSWER_TIMEOUT)).await
@@ -299,44 +324,4 @@ fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(base: &str, session: &str) -> String {
-        let client = Client::new(base, None).unwrap();
-        let request = client.request(Method::GET, &[session, "events"]).build().unwrap();
-        request.url().to_string()
-    }
-
-    #[test]
-    fn a_base_url_keeps_its_path() {
-        assert_eq!(path("http://h:1", "a"), "http://h:1/v1/sessions/a/events");
-        assert_eq!(path("https://h/moor/", "a~b:c"), "https://h/moor/v1/sessions/a~b:c/events");
-    }
-
-    #[test]
-    fn what_is_no_http_address_is_refused() {
-        for bad in ["", "localhost:4770", "redis://h", "mailto:x", "http://"] {
-            assert!(matches!(Client::new(bad, None), Err(Error::Url { .. })), "{bad:?}");
-        }
-        assert!(matches!(Client::new("http://h", Some("a\nb".into())), Err(Error::Token(_))));
-    }
-
-    #[test]
-    fn a_token_is_not_in_the_debug_output() {
-        let client = Client::new("http://h", Some("s3cret".into())).unwrap();
-        assert!(!format!("{client:?}").contains("s3cret"));
-    }
-
-    #[test]
-    fn no_proxy_stands_before_this_machine() {
-        let loopback = |url: &str| is_loopback(&url.parse().unwrap());
-        for url in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost"] {
-            assert!(loopback(url), "{url}");
-        }
-        assert!(!loopback("http://10.0.0.1") && !loopback("http://example.com"));
-    }
 }

@@ -18,9 +18,11 @@
 //! | [`sse`] | what streams look like |
 //! | [`http`] | routes, problems, the server |
 //! | [`client`] | the client that reconnects by itself |
+//! | [`bench`] | the load tool |
 //! | [`cli`] | the `moorline` program |
 //! | [`config`] | everything that can be set |
 
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;

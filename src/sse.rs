@@ -111,16 +111,9 @@ pub struct Stream {
     ended: bool,
 }
 
-/// How a stream begins.
-pub enum Opening {
-    /// There is something to say, or there may be later.
-    Stream(Stream),
-    /// The session is closed, and the client has all that it wants of it.
-    Nothing,
-}
-
 impl Stream {
-    /// Reads up to the first update that the client is to see. An error means that the store could not be asked.
+    /// Reads up to the first update that the client is to see. `None`: the session is closed, and a client that
+    /// resumed has all that it wants of it. An error means that the store could not be asked.
     pub async fn open(
         follower: Follower,
         filter: Filter,
@@ -128,7 +121,7 @@ impl Stream {
         heartbeat: Duration,
         from_now: bool,
         resumed: bool,
-    ) -> Result<Opening, StoreError> {
+    ) -> Result<Option<Self>, StoreError> {
         let pending = BytesMut::from(&retry()[..]);
         let mut stream = Stream { follower, filter, format, heartbeat, from_now, pending, ended: false };
         let head = stream.pending.len();
@@ -139,11 +132,8 @@ impl Stream {
             caught_up = matches!(update, Update::CaughtUp(_));
             stream.say(update);
         }
-        let nothing_before = caught_up && resumed;
-        if nothing_before && stream.follower.at_end() {
-            return Ok(Opening::Nothing);
-        }
-        Ok(Opening::Stream(stream))
+        let nothing_left = caught_up && resumed && stream.follower.at_end();
+        Ok((!nothing_left).then_some(stream))
     }
 
     /// The stream as a response body. An error in it cuts the connection, so that no client takes it for the end.

@@ -73,12 +73,7 @@ pub(super) async fn run(args: TailArgs) -> Result<Ending, Failure> {
     };
     let follow = args.gateway.client()?.follow(&args.session, lane, options);
     let output = if args.json { Output::Json } else { Output::Readable(Printer::new(output::colours())) };
-    let mut show = Show { output, caught_up: false, reconnecting: false };
-    let result = show.all(follow).await;
-    // Whatever ended it, the text received so far is shown, and the shell's prompt begins its own line.
-    let rest = show.output.end();
-    let rest = output::write(&rest);
-    result.and_then(|ending| rest.map(|()| ending))
+    Show { output, caught_up: false, reconnecting: false }.run(follow).await
 }
 
 /// How entries are shown.
@@ -116,13 +111,27 @@ impl Output {
     }
 }
 
-struct Show {
+/// Shows a followed lane.
+pub(super) struct Show {
     output: Output,
     caught_up: bool,
     reconnecting: bool,
 }
 
 impl Show {
+    /// For a person.
+    pub fn readable(printer: Printer) -> Show {
+        Show { output: Output::Readable(printer), caught_up: false, reconnecting: false }
+    }
+
+    /// Shows all there is, until the session is closed, Ctrl-C, or nobody reads any more.
+    pub async fn run(&mut self, follow: Follow) -> Result<Ending, Failure> {
+        let result = self.all(follow).await;
+        // Whatever ended it, the text received so far is shown, and the shell's prompt begins its own line.
+        let rest = output::write(&self.output.end());
+        result.and_then(|ending| rest.map(|()| ending))
+    }
+
     async fn all(&mut self, mut follow: Follow) -> Result<Ending, Failure> {
         // Made once: a signal that comes while an entry is printed must not be missed.
         let (mut interrupted, mut reader_gone) = (pin!(interrupted()), pin!(output::reader_gone()));

@@ -16,7 +16,7 @@ use crate::id::{BadName, Name};
 /// How long a producer tries again by default: a restart or a failover takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-type RetryHook = dyn FnMut(&Error, Duration) + Send;
+type RetryHook = dyn Fn(&Error, Duration) + Send + Sync;
 
 /// Publishes to one session under numbers of its own. Made by [`Client::producer`].
 pub struct Producer {
@@ -27,8 +27,8 @@ pub struct Producer {
     /// The number of the next event.
     next: u64,
     patience: Duration,
-    /// Whether the gateway ever answered.
-    answered: bool,
+    /// Whether a gateway was ever there.
+    reached: bool,
     on_retry: Box<RetryHook>,
 }
 
@@ -41,7 +41,7 @@ impl Producer {
             id: random_name("p"),
             next: 0,
             patience: PATIENCE,
-            answered: false,
+            reached: false,
             on_retry: Box::new(|_, _| {}),
         }
     }
@@ -53,7 +53,7 @@ impl Producer {
     }
 
     /// What to do before each further attempt: it gets the last one's error and the wait.
-    pub fn on_retry(mut self, hook: impl FnMut(&Error, Duration) + Send + 'static) -> Producer {
+    pub fn on_retry(mut self, hook: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Producer {
         self.on_retry = Box::new(hook);
         self
     }
@@ -67,8 +67,7 @@ impl Producer {
     /// transient none of them is stored; after one that is, they may be, and the same events can be handed in again
     /// without harm.
     ///
-    /// Before the first answer of its life a producer doesn't wait for a gateway that isn't there: the address may be
-    /// wrong.
+    /// As long as none was ever there, a producer doesn't wait for a gateway: the address may be wrong.
     pub async fn publish<T: Serialize>(&mut self, events: &[T]) -> Result<Published, Error> {
         if events.is_empty() {
             return Ok(Published::default());
@@ -78,7 +77,7 @@ impl Producer {
         loop {
             let error = match self.attempt(events).await {
                 Ok(published) => {
-                    self.answered = true;
+                    self.reached = true;
                     self.next += events.len() as u64;
                     return Ok(published);
                 }
@@ -86,8 +85,8 @@ impl Producer {
             };
             let wait = backoff.next(error.retry_after());
             let since = *failing_since.get_or_insert_with(Instant::now);
-            let nobody_there = !self.answered && matches!(error, Error::Unreachable { .. });
-            if nobody_there || !error.is_transient() || since.elapsed() + wait > self.patience {
+            self.reached |= !matches!(error, Error::Unreachable { .. });
+            if !self.reached || !error.is_transient() || since.elapsed() + wait > self.patience {
                 return Err(error);
             }
             (self.on_retry)(&error, wait);
@@ -102,8 +101,9 @@ impl Producer {
             .query(&self.speaker)
             .header("producer-id", self.id.as_str())
             .header("producer-epoch", 0)
-            .header("producer-seq", self.next)
-            .json(events);
+            .header("producer-seq", self.next);
+        // One event goes as it is: a refusal then speaks of it, not of an array's element.
+        let request = if let [event] = events { request.json(event) } else { request.json(events) };
         self.client.answer(request.timeout(ANSWER_TIMEOUT)).await
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     hub::Start,
     id::{EntryId, Lane, Name},
     rules::{CommandStatus, Control},
-    sse::{Filter, Format, Opening, Stream},
+    sse::{Filter, Format, Stream},
     store::{Entry, From},
 };
 
@@ -145,7 +145,7 @@ impl LaneParams {
         self.after.as_ref().map(parse).transpose()
     }
 
-    fn from_now(&self) -> Result<bool, Problem> {
+    fn begins_now(&self) -> Result<bool, Problem> {
         match self.from.as_deref() {
             None | Some("start") => Ok(false),
             Some("now") => Ok(true),
@@ -155,7 +155,7 @@ impl LaneParams {
 
     /// Where a stream begins: the header of a client that reconnects goes before the query it first came with.
     fn start(&self, headers: &HeaderMap) -> Result<Start, Problem> {
-        let (after, from_now) = (self.after()?, self.from_now()?);
+        let (after, from_now) = (self.after()?, self.begins_now()?);
         // EventSource sends no header, or an empty one, while it has no id.
         let last = headers.get("last-event-id").filter(|value| !value.is_empty());
         Ok(match (last, after) {
@@ -188,11 +188,8 @@ async fn stream(
     let follower = gateway.hub.follow(&session, lane, start).await?;
     let resumed = matches!(start, Start::After(_));
     let heartbeat = gateway.limits.heartbeat;
-    let opening = Stream::open(follower, filter, format, heartbeat, start == Start::Now, resumed).await?;
-    let stream = match opening {
-        Opening::Nothing => return Ok(StatusCode::NO_CONTENT.into_response()),
-        Opening::Stream(stream) => stream,
-    };
+    let stream = Stream::open(follower, filter, format, heartbeat, start == Start::Now, resumed).await?;
+    let Some(stream) = stream else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     // Cut, not ended: a clean end would tell clients that the session is over.
     let cut = async move {
         drop(draining.wait_for(|draining| *draining).await);
@@ -230,7 +227,7 @@ async fn page(
     if params.format()? != Format::Event {
         return Err(Problem::bad_request("bad_query", "format=data is for streams; a page carries whole events"));
     }
-    let mut from = match (params.after()?, params.from_now()?) {
+    let mut from = match (params.after()?, params.begins_now()?) {
         (Some(after), _) => From::After(after),
         (None, true) => From::After(gateway.store.read(&session, lane, From::Latest, 1).await?.extent.last),
         (None, false) => From::Start,

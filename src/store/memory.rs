@@ -31,8 +31,11 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct Shared {
     sessions: Mutex<Sessions>,
-    tails: Mutex<HashMap<Name, Vec<Arc<dyn Tail>>>>,
+    tails: Mutex<HashMap<Name, Vec<Watch>>>,
 }
+
+/// A subscription's own pointer to its tail, which tells it from another one of the same tail.
+type Watch = Arc<Arc<dyn Tail>>;
 
 #[derive(Default)]
 struct Sessions {
@@ -366,13 +369,14 @@ impl Store for MemoryStore {
     }
 
     async fn subscribe(&self, name: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError> {
-        lock(&self.shared.tails).entry(name.clone()).or_default().push(tail.clone());
-        let (shared, name, tail): (Weak<Shared>, _, _) = (Arc::downgrade(&self.shared), name.clone(), tail);
+        let watch = Watch::new(tail);
+        lock(&self.shared.tails).entry(name.clone()).or_default().push(watch.clone());
+        let (shared, name): (Weak<Shared>, _) = (Arc::downgrade(&self.shared), name.clone());
         Ok(Subscription::new(move || {
             let Some(shared) = shared.upgrade() else { return };
             let mut tails = lock(&shared.tails);
             if let Some(list) = tails.get_mut(&name) {
-                list.retain(|t| !Arc::ptr_eq(t, &tail));
+                list.retain(|t| !Arc::ptr_eq(t, &watch));
                 if list.is_empty() {
                     tails.remove(&name);
                 }

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, Value,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 
@@ -73,6 +73,7 @@ pub struct RedisStore {
     config: RedisConfig,
     script: commit::Script,
     erase: redis::Script,
+    reads: redis::Script,
     commits: Vec<ConnectionManager>,
     /// Sessions are spread over the commit connections by this hash; one session stays on one.
     spread: std::hash::RandomState,
@@ -147,6 +148,7 @@ impl RedisStore {
             keys,
             script: commit::Script::new(),
             erase: redis::Script::new(include_str!("redis/delete.lua")),
+            reads: redis::Script::new(include_str!("redis/read.lua")),
             commits,
             spread: Default::default(),
             pages,
@@ -161,10 +163,27 @@ impl RedisStore {
         self.commits[hash as usize % self.commits.len()].clone()
     }
 
-    /// Runs commands as one transaction on a pooled connection.
-    async fn transaction(&self, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
+    /// Runs reading commands about a session as one transaction on a pooled connection.
+    async fn transaction(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
         let mut connection = self.pages.get().await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        pipe.query_async(&mut connection).await.map_err(store_error)
+        match pipe.query_async(&mut connection).await {
+            // When its memory is full Redis queues no commands for a transaction, but a script may still read. Not the
+            // usual way: a page that passes through Lua costs more.
+            Err(error) if refused(&error, &["OOM"]) => {
+                let mut invocation = self.reads.prepare_invoke();
+                invocation.key(self.keys.meta(session));
+                for command in pipe.cmd_iter() {
+                    let words = command.args_iter().filter_map(|word| match word {
+                        redis::Arg::Simple(word) => Some(word),
+                        _ => None,
+                    });
+                    let words: Vec<&[u8]> = words.collect();
+                    invocation.arg(words.len()).arg(words);
+                }
+                invocation.invoke_async(&mut connection).await.map_err(store_error)
+            }
+            reply => reply.map_err(store_error),
+        }
     }
 }
 
@@ -195,7 +214,7 @@ impl Store for RedisStore {
             }
             From::Latest => pipe.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(limit),
         };
-        let replies = self.transaction(&pipe).await?;
+        let replies = self.transaction(session, &pipe).await?;
         let [meta, first, entries] = <[Value; 3]>::try_from(replies).map_err(|r| unreadable("a page", &r))?;
         let [created, closed, last] = <[Value; 3]>::try_from(array(meta)?).map_err(|r| unreadable("meta", &r))?;
         let created = optional(created, ms)?;
@@ -231,7 +250,7 @@ impl Store for RedisStore {
         for lane in Lane::ALL {
             pipe.cmd("XRANGE").arg(self.keys.lane(session, lane)).arg("-").arg("+").arg("COUNT").arg(1);
         }
-        let replies = self.transaction(&pipe).await?;
+        let replies = self.transaction(session, &pipe).await?;
         let [time, meta, events, commands] = <[Value; 4]>::try_from(replies).map_err(|r| unreadable("a stat", &r))?;
         let (seconds, micros): (u64, u64) =
             redis::from_redis_value(time).map_err(|e| StoreError::Fault(e.to_string()))?;
@@ -253,7 +272,7 @@ impl Store for RedisStore {
     async fn producer(&self, session: &Name, producer: &Name) -> Result<Option<ProducerState>, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("HGET").arg(self.keys.meta(session)).arg(format!("p.{producer}"));
-        let life = self.transaction(&pipe).await?.pop().unwrap_or(Value::Nil);
+        let life = self.transaction(session, &pipe).await?.pop().unwrap_or(Value::Nil);
         optional(life, |life| {
             let life = text(life)?;
             let mut numbers = life.split(' ').map(|part| part.parse::<u64>().ok());
@@ -303,28 +322,23 @@ impl Store for RedisStore {
     }
 }
 
+/// Whether Redis refused a command with one of these codes. Of a pipeline or an aborted transaction, any of its commands.
+fn refused(error: &RedisError, codes: &[&str]) -> bool {
+    let errors = error.clone().into_server_errors();
+    errors.is_some_and(|errors| errors.iter().any(|(_, error)| codes.contains(&error.code())))
+}
+
 /// What passes is `Unavailable`; what an operator has to mend is a `Fault`.
 fn store_error(error: RedisError) -> StoreError {
-    let passing = match error.kind() {
-        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => true,
-        ErrorKind::Server(kind) => matches!(
-            kind,
-            ServerErrorKind::BusyLoading
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ReadOnly
-                | ServerErrorKind::TryAgain
-        ),
-        ErrorKind::Extension => matches!(error.code(), Some("OOM" | "BUSY" | "NOREPLICAS" | "MISCONF")),
-        _ => false,
-    };
+    const PASSING: [&str; 9] =
+        ["BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"];
+    let lost = matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound);
+    let passing = lost || refused(&error, &PASSING);
     if passing { StoreError::Unavailable(error.to_string()) } else { StoreError::Fault(error.to_string()) }
 }
 
 fn unreadable(what: &str, reply: &dyn std::fmt::Debug) -> StoreError {
-    let mut text = format!("{what} reads {reply:?}");
-    text.truncate(text.floor_char_boundary(200));
-    StoreError::Fault(text)
+    StoreError::Fault(format!("{what} reads {reply:?}").chars().take(200).collect())
 }
 
 fn array(value: Value) -> Result<Vec<Value>, StoreError> {

@@ -150,13 +150,12 @@ impl Session {
 
     /// Appends events in one commit and gives their ids.
     pub async fn append_events(&self, payloads: &[&str]) -> Vec<EntryId> {
-        match self.append(vec![events(payloads)]).await {
-            (ms, parted) => match parted[..] {
-                [Parted::Appended { events_from, skipped: 0, .. }] => {
-                    (events_from..).take(payloads.len()).map(|n| EntryId { ms, n }).collect()
-                }
-                _ => panic!("not appended: {parted:?}"),
-            },
+        let (ms, parted) = self.append(vec![events(payloads)]).await;
+        match parted[..] {
+            [Parted::Appended { events_from, skipped: 0, .. }] => {
+                (events_from..).take(payloads.len()).map(|n| EntryId { ms, n }).collect()
+            }
+            _ => panic!("not appended: {parted:?}"),
         }
     }
 
@@ -278,6 +277,16 @@ impl Watcher {
             (first.n..).zip(payloads).map(move |(n, payload)| Entry { id: EntryId { ms: first.ms, n }, payload })
         };
         self.told().pushes.into_iter().filter_map(of_lane).flat_map(numbered).collect()
+    }
+
+    /// Waits until the store holds the watcher no more (it may while it pushes).
+    pub async fn let_go(self: &Arc<Self>) {
+        eventually("the store lets the tail go", || async { (Arc::strong_count(self) == 1).then_some(()) }).await;
+    }
+
+    /// Waits for more doubts than there were.
+    pub async fn doubt_after(&self, before: usize) {
+        eventually("doubt", || async { (self.told().doubts > before).then_some(()) }).await;
     }
 
     /// Waits until so many pushes have come, and gives them.

@@ -19,6 +19,9 @@ const HELD_MAX: usize = 32;
 /// Data of events that are no text is cut off after this many characters.
 const DATA_MAX: usize = 300;
 
+/// The column of the names; longer ones push the text aside.
+const NAME_WIDTH: usize = 15;
+
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 /// Red stays for failures.
@@ -151,9 +154,9 @@ impl Printer {
             // The same agent has the same colour in every terminal.
             let hash = speaker.bytes().fold(5381_usize, |hash, byte| hash.wrapping_mul(33) ^ usize::from(byte));
             let colour = if speaker.is_empty() { DIM } else { AGENT_COLOURS[hash % AGENT_COLOURS.len()] };
-            let _ = write!(out, "{colour}{speaker:>12} │{PLAIN} ");
+            let _ = write!(out, "{colour}{speaker:>NAME_WIDTH$} │{PLAIN} ");
         } else {
-            let _ = write!(out, "{speaker:>12} │ ");
+            let _ = write!(out, "{speaker:>NAME_WIDTH$} │ ");
         }
     }
 
@@ -175,7 +178,7 @@ impl Printer {
 /// Text of several lines, its further lines under the first.
 fn lines(text: &str) -> String {
     let lines: Vec<Cow<str>> = text.trim_end().split('\n').map(|line| printable(line.trim_end_matches('\r'))).collect();
-    lines.join("\n             │ ")
+    lines.join(&format!("\n{:NAME_WIDTH$} │ ", ""))
 }
 
 fn shortened(text: String) -> Cow<'static, str> {
@@ -223,7 +226,7 @@ mod tests {
     #[test]
     fn tokens_of_one_agent_run_on_in_one_line() {
         let out = printed(&[token("a", "Hel"), token("a", "lo "), token("a", "you\nand"), token("a", " me")]);
-        assert_eq!(out, "           a │ Hello you\n           a │ and me\n");
+        assert_eq!(out, "              a │ Hello you\n              a │ and me\n");
     }
 
     #[test]
@@ -241,7 +244,10 @@ mod tests {
     fn held_text_comes_before_the_same_agents_next_event() {
         let end = entry(r#"{"type":"text-end","agent":"b"}"#);
         let out = printed(&[token("a", "one"), token("b", "two"), end, token("a", "three")]);
-        assert_eq!(out, "           a │ one\n           b │ two\n           b │ text-end\n           a │ three\n");
+        assert_eq!(
+            out,
+            "              a │ one\n              b │ two\n              b │ text-end\n              a │ three\n"
+        );
     }
 
     #[test]
@@ -254,7 +260,7 @@ mod tests {
         ]);
         assert_eq!(
             out,
-            "           a │ x\n         a/r │ plan {\"n\":1}\n             │ two\n             │ lines\n             │ {\"text\":\"kept whole\"}\n"
+            "              a │ x\n            a/r │ plan {\"n\":1}\n                │ two\n                │ lines\n                │ {\"text\":\"kept whole\"}\n"
         );
     }
 

@@ -138,7 +138,8 @@ local begun = version
 local function begin()
   if not begun then
     begun = true
-    redis.call('DEL', lanes[1], lanes[2])
+    -- Asked first: after any write Redis no longer refuses what a script does when memory is full.
+    if redis.call('EXISTS', lanes[1], lanes[2]) > 0 then redis.call('DEL', lanes[1], lanes[2]) end
     put('v', fresh_version)
     put('at', now)
   end

@@ -52,12 +52,15 @@ pub struct Tails {
 
 #[derive(Default)]
 struct Shared {
-    channels: Mutex<HashMap<String, Arc<dyn Tail>>>,
+    channels: Mutex<HashMap<String, Watch>>,
     alive: AtomicBool,
 }
 
+/// A subscription's own pointer to its tail, which tells it from another one of the same tail.
+type Watch = Arc<Arc<dyn Tail>>;
+
 impl Shared {
-    fn channels(&self) -> MutexGuard<'_, HashMap<String, Arc<dyn Tail>>> {
+    fn channels(&self) -> MutexGuard<'_, HashMap<String, Watch>> {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,14 +99,15 @@ impl Tails {
     /// Returns when Redis has confirmed the subscription: what is committed from then on is pushed.
     pub async fn subscribe(&self, channel: String, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError> {
         let (done, confirmed) = oneshot::channel();
-        self.shared.channels().insert(channel.clone(), tail.clone());
+        let watch = Watch::new(tail);
+        self.shared.channels().insert(channel.clone(), watch.clone());
         let ended = || StoreError::Unavailable("the subscriptions have ended".into());
         self.operations.send(Operation::Subscribe(channel.clone(), done)).map_err(|_| ended())?;
         let (shared, operations) = (self.shared.clone(), self.operations.clone());
         let subscription = Subscription::new(move || {
             let mut channels = shared.channels();
             // A later watcher of the channel may have taken the place already; then it stays subscribed.
-            if channels.get(&channel).is_some_and(|current| Arc::ptr_eq(current, &tail)) {
+            if channels.get(&channel).is_some_and(|current| Arc::ptr_eq(current, &watch)) {
                 channels.remove(&channel);
                 let _ = operations.send(Operation::Unsubscribe(channel));
             }
@@ -188,7 +192,7 @@ impl Keeper {
 
     /// Serves one connection until it ends.
     async fn serve(&mut self, (mut sink, mut stream): Connection) -> End {
-        let channels: Vec<(String, Arc<dyn Tail>)> =
+        let channels: Vec<(String, Watch)> =
             self.shared.channels().iter().map(|(c, t)| (c.clone(), t.clone())).collect();
         for batch in channels.chunks(BATCH) {
             let names: Vec<&str> = batch.iter().map(|(channel, _)| channel.as_str()).collect();
@@ -198,6 +202,8 @@ impl Keeper {
             // Only now: what they read from here on is continued by pushes.
             batch.iter().for_each(|(_, tail)| tail.doubt());
         }
+        // Not to hold tails that nobody watches any more for as long as this connection lasts.
+        drop(channels);
         let mut operations = Vec::new();
         let mut heard = Instant::now();
         loop {
@@ -248,8 +254,8 @@ impl Keeper {
                     {
                         channels.push(channel);
                     }
-                    // Watched again in the meantime? Then the subscription stays: the operation that asks for it may
-                    // stand before this one in the queue.
+                    // Watched again in the meantime? Then the subscription stays, and the operation that asks for it,
+                    // further back in the queue, finds it so.
                     channels.retain(|channel| !self.shared.channels().contains_key(channel));
                     if !channels.is_empty() {
                         self.answered(sink.unsubscribe(&channels)).await?;

@@ -31,6 +31,7 @@ promises![
     an_empty_commit_is_judged_and_creates_nothing,
     refused_parts_alone_create_nothing,
     records_are_set_and_dropped_and_the_last_change_of_a_key_counts,
+    a_record_of_an_issued_command_gets_the_id_of_its_entry,
     a_touch_alone_creates_the_session_whole,
     a_commit_without_the_version_it_needs_is_a_fault_and_changes_nothing,
     a_commit_of_20_000_changes_happens_whole,
@@ -224,7 +225,7 @@ async fn refused_parts_alone_create_nothing(backend: Backend) {
 async fn records_are_set_and_dropped_and_the_last_change_of_a_key_counts(backend: Backend) {
     let session = backend.session().await;
     let keys = |state: State| state.records.into_iter().map(|(k, v)| (k, v.to_vec())).collect::<Vec<_>>();
-    let mut change = async |changes: Vec<(String, Option<Bytes>)>| {
+    let change = async |changes: Vec<(String, Option<Bytes>)>| {
         committed(session.commit(Commit { changes, ..session.plan(vec![]).await }).await);
         keys(session.state().await)
     };
@@ -242,6 +243,19 @@ async fn records_are_set_and_dropped_and_the_last_change_of_a_key_counts(backend
     assert_eq!(change(vec![record("a", "3"), dropped("a")]).await, []);
     assert_eq!(change(vec![dropped("a"), record("a", "4")]).await, [held("a", "4")]);
     assert_eq!(change(vec![record("a", "5"), record("a", "6")]).await, [held("a", "6")]);
+}
+
+async fn a_record_of_an_issued_command_gets_the_id_of_its_entry(backend: Backend) {
+    let session = backend.session().await;
+    session.append(vec![commands(&["before"])]).await;
+    let parts = vec![commands(&["first"]), Part { commands: bytes(&["second"]), ..events(&["mirror"]) }];
+    let issued = vec!["c.first".to_owned(), "c.second".to_owned()];
+    let changes = vec![record("c.second", "{}"), record("other", "1"), record("c.first", "x y")];
+    let (now, _) = committed(session.commit(Commit { issued, changes, ..session.plan(parts).await }).await);
+    let records = [("c.first", format!("x y {now}-2")), ("c.second", format!("{{}} {now}-3")), ("other", "1".into())];
+    assert_eq!(session.state().await.records, records.map(|(key, value)| (key.to_owned(), Bytes::from(value))));
+    let log = session.log(Lane::Commands).await;
+    assert_eq!(log[1..].iter().map(|e| e.id).collect::<Vec<_>>(), [2, 3].map(|n| EntryId { ms: now, n }));
 }
 
 async fn a_touch_alone_creates_the_session_whole(backend: Backend) {
@@ -399,16 +413,46 @@ async fn memory_ids_do_not_go_back_with_the_clock() {
 async fn redis_ids_do_not_go_back_with_the_clock() {
     let server = RedisServer::shared();
     let prefix = unique("test") + ":";
-    let store = connect(server, |config| config.prefix = prefix.clone()).await;
-    let session = Session::new(Arc::new(store)).begun().await;
-    // As if the last entry had been written an hour ahead of the clock.
-    let ahead = session.stat().await.unwrap().snapshot.now + 3_600_000;
-    let key = |last: &str| format!("{prefix}{{{}}}:{last}", session.name);
-    server.cli(&["XADD", &key("events"), &format!("{ahead}-1"), "p", "a"]);
-    server.cli(&["HSET", &key("meta"), "e", &format!("{ahead}-1")]);
-    assert_eq!(session.append_events(&["b"]).await, [EntryId { ms: ahead, n: 2 }]);
-    let (now, _) = session.append(vec![commands(&["c"])]).await;
-    assert_eq!(now, ahead);
-    assert_eq!(session.stat().await.unwrap().snapshot.now, ahead);
-    assert_eq!(session.payloads(Lane::Events).await, ["a", "b"]);
+    let store: Arc<dyn Store> = Arc::new(connect(server, |config| config.prefix = prefix.clone()).await);
+    // As if the last event, the last command, or the beginning had been an hour ahead of the clock.
+    for field in ["e", "c", "at"] {
+        let session = Session::new(store.clone()).begun().await;
+        let ahead = session.stat().await.unwrap().snapshot.now + 3_600_000;
+        let key = |last: &str| format!("{prefix}{{{}}}:{last}", session.name);
+        let value = match field {
+            "at" => ahead.to_string(),
+            _ => format!("{ahead}-1"),
+        };
+        server.cli(&["HSET", &key("meta"), field, &value]);
+        match field {
+            "e" => drop(server.cli(&["XADD", &key("events"), &value, "p", "a"])),
+            "c" => drop(server.cli(&["XADD", &key("commands"), &value, "p", "a"])),
+            _ => {}
+        }
+        assert_eq!(session.stat().await.unwrap().snapshot.now, ahead, "{field}");
+        assert_eq!(conflict(session.commit(Commit::default()).await).now, ahead, "{field}");
+        let parts = vec![events(&["b"]), commands(&["b"])];
+        assert_eq!(session.append(parts).await.0, ahead, "{field}");
+        for lane in Lane::ALL {
+            let log = session.log(lane).await;
+            assert_eq!(log.last().map(|e| e.id), Some(EntryId { ms: ahead, n: log.len() as u64 }));
+        }
+    }
+}
+
+#[tokio::test]
+async fn redis_what_creates_nothing_leaves_no_key() {
+    let server = RedisServer::shared();
+    let prefix = unique("test") + ":";
+    let session = Session::new(Arc::new(connect(server, |config| config.prefix = prefix.clone()).await));
+    let producer = Some(Producer { id: name("p"), epoch: 0, seq: 7 });
+    session.append(vec![]).await;
+    session.append(vec![Part { producer, ..events(&["gap"]) }]).await;
+    conflict(session.commit(Commit { expect: fresh(), ..everything() }).await);
+    session.read(From::After(EntryId { ms: 1, n: 1 }), 1).await;
+    assert_eq!(server.cli(&["KEYS", &format!("{prefix}*")]), "");
+    session.append(vec![events(&["a"]), commands(&["b"])]).await;
+    assert_eq!(server.cli(&["KEYS", &format!("{prefix}*")]).lines().count(), 3);
+    session.delete().await;
+    assert_eq!(server.cli(&["KEYS", &format!("{prefix}*")]), "");
 }

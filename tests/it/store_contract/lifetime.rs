@@ -118,3 +118,24 @@ async fn writing_renews_the_ttl(backend: Backend) {
     eventually("the session is gone", || async { session.stat().await.is_none().then_some(()) }).await;
     assert_eq!(session.all().await, (None, vec![], vec![]));
 }
+
+#[tokio::test]
+async fn redis_every_key_of_a_session_expires_with_the_others() {
+    let server = RedisServer::shared();
+    let prefix = unique("test") + ":";
+    let store = connect(server, |config| config.prefix = prefix.clone()).await;
+    let session = Session::new(Arc::new(store));
+    let expiries = |lasts: &[&str]| {
+        let expiry = |last: &&str| server.cli(&["PEXPIRETIME", &format!("{prefix}{{{}}}:{last}", session.name)]);
+        lasts.iter().map(expiry).collect::<std::collections::BTreeSet<_>>()
+    };
+    // One time for all, and a time at all ("-1" would be none), as the lanes come to be one after the other.
+    let one = |expiries: std::collections::BTreeSet<String>| expiries.len() == 1 && !expiries.contains("-1");
+    session.clone().begun().await;
+    assert!(one(expiries(&["meta"])));
+    session.append(vec![commands(&["a"])]).await;
+    assert!(one(expiries(&["meta", "commands"])));
+    session.append(vec![events(&["a"])]).await;
+    session.append(vec![events(&["a"])]).await;
+    assert!(one(expiries(&["meta", "commands", "events"])));
+}

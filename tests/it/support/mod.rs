@@ -1,5 +1,6 @@
 //! What the integration tests share.
 
+pub mod process;
 pub mod redis;
 
 use std::{
@@ -25,4 +26,11 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe:
 /// A text that no other test uses, for names and key prefixes.
 pub fn unique(what: &str) -> String {
     format!("{what}-{:016x}", fastrand::u64(..))
+}
+
+/// An HTTP client that knows nothing of Moorline.
+pub fn http() -> reqwest::Client {
+    // Refused if it is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
 }

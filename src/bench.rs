@@ -1,0 +1,170 @@
+//! A load tool: drives a gateway as many agents and clients would, checks all that comes back, and measures.
+//!
+//! Every event carries its number, the time at which it was due and a text that follows from its number, so a client
+//! knows of each whether it is the next one, how late it is, and whether it is what was sent. Under an open loop
+//! (`rate`) events are due at fixed times whether or not the gateway keeps up: an event that had to wait for its turn
+//! counts as late (no coordinated omission).
+//!
+//! The wire is driven by hand ([`wire`]): on the two cores that the load shares with the gateway, a full HTTP client
+//! would take most of the time that is to be measured.
+
+mod live;
+mod meter;
+mod resume;
+mod wire;
+
+pub use meter::{Latency, Report};
+pub use wire::Target;
+
+use std::{io, time::Duration};
+
+/// Which load to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Many sessions, a few clients each, small events: an AI product at work.
+    Tokens,
+    /// One session, many clients.
+    Broadcast,
+    /// Agents that stream NDJSON bodies as fast as they can; nobody listens.
+    Ingest,
+    /// One client reads a long history.
+    Replay,
+    /// Many clients, no events.
+    Idle,
+    /// Many clients resume at once.
+    ResumeStorm,
+}
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Which load.
+    pub shape: Shape,
+    /// Sessions.
+    pub sessions: usize,
+    /// Clients of each session.
+    pub clients: usize,
+    /// Connections that publish.
+    pub publishers: usize,
+    /// Events a second in all; `None`: each publisher sends as soon as it has its answer.
+    pub rate: Option<f64>,
+    /// How long to measure.
+    pub duration: Duration,
+    /// How long to run before.
+    pub warmup: Duration,
+    /// Events of a history.
+    pub events: usize,
+    /// Bytes of text in an event.
+    pub text: usize,
+    /// The gateway's process, to read its memory from.
+    pub pid: Option<u32>,
+    /// Say on stderr how it goes.
+    pub progress: bool,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The gateway answered something else than hoped for.
+    #[error("{what}: the gateway answered {status}: {body}")]
+    Status {
+        /// What was asked.
+        what: String,
+        /// The HTTP status.
+        status: u16,
+        /// The answer's beginning.
+        body: String,
+    },
+    /// The answer is no HTTP.
+    #[error("the answer can't be read: {0}")]
+    Unreadable(String),
+    /// Something that should have come did not.
+    #[error("{0}")]
+    Missing(String),
+}
+
+/// Runs a plan against a gateway.
+pub async fn run(target: &Target, plan: &Plan) -> Result<Report, BenchError> {
+    let names = Names::new(plan.sessions);
+    let result = match plan.shape {
+        Shape::Tokens | Shape::Broadcast => live::run(target, plan, &names).await,
+        Shape::Ingest => live::ingest(target, plan, &names).await,
+        Shape::Replay => resume::replay(target, plan, &names).await,
+        Shape::Idle => resume::idle(target, plan, &names).await,
+        Shape::ResumeStorm => resume::storm(target, plan, &names).await,
+    };
+    names.delete(target).await;
+    result
+}
+
+/// The sessions of a run: new ones, deleted at its end.
+struct Names(Vec<String>);
+
+impl Names {
+    fn new(count: usize) -> Self {
+        let run = fastrand::u64(..);
+        Names((0..count).map(|n| format!("/v1/sessions/bench-{run:016x}-{n}")).collect())
+    }
+
+    fn events(&self, session: usize) -> String {
+        format!("{}/events", self.0[session])
+    }
+
+    /// As well as it goes: what is left expires.
+    async fn delete(&self, target: &Target) {
+        let Ok(mut connection) = wire::Connection::open(target).await else { return };
+        for path in &self.0 {
+            if connection.request("DELETE", path, "", &[]).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The JSON of an event, and of its payload in the log: `{"type":"b","data":[n,due,"text"]}`.
+fn write_event(out: &mut Vec<u8>, n: u64, due_us: u64, text: usize) {
+    use std::io::Write as _;
+    // Writing to memory does not fail.
+    let _ = write!(out, "{{\"type\":\"b\",\"data\":[{n},{due_us},\"");
+    out.extend((0..text as u64).map(|i| letter(n, i)));
+    out.extend_from_slice(b"\"]}");
+}
+
+/// Number and due time of a payload, if it is exactly what [`write_event`] writes.
+fn read_event(payload: &[u8], text: usize) -> Option<(u64, u64)> {
+    let rest = payload.strip_prefix(b"{\"type\":\"b\",\"data\":[")?;
+    let (n, rest) = number(rest)?;
+    let (due, rest) = number(rest.strip_prefix(b",")?)?;
+    let said = rest.strip_prefix(b",\"")?.strip_suffix(b"\"]}")?;
+    let right = said.len() == text && said.iter().zip(0..).all(|(&b, i)| b == letter(n, i));
+    right.then_some((n, due))
+}
+
+fn letter(n: u64, i: u64) -> u8 {
+    b'a' + (n.wrapping_mul(31).wrapping_add(i.wrapping_mul(7)) % 26) as u8
+}
+
+fn number(text: &[u8]) -> Option<(u64, &[u8])> {
+    let end = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    let digits = std::str::from_utf8(&text[..end]).ok()?;
+    Some((digits.parse().ok()?, &text[end..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_read_only_if_it_is_what_was_written() {
+        let mut event = Vec::new();
+        write_event(&mut event, 42, 123_456, 20);
+        assert_eq!(read_event(&event, 20), Some((42, 123_456)));
+        assert_eq!(read_event(&event, 19), None);
+        let at = event.len() - 5;
+        event[at] ^= 1;
+        assert_eq!(read_event(&event, 20), None);
+    }
+}

@@ -1,0 +1,290 @@
+//! Shapes with events under way: tokens, broadcast, ingest.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::{
+    BenchError, Names, Plan, Report, Shape, Target,
+    meter::{Faults, Meter, Progress},
+    read_event,
+    wire::{Connection, Frame},
+    write_event,
+};
+
+/// How long a client may take, after the last event was published, to have them all.
+const LAST_WAIT: Duration = Duration::from_secs(20);
+/// Lines in one piece of an ingest body.
+const PIECE: u64 = 64;
+
+struct Load {
+    start: Instant,
+    /// Measured from here, in microseconds after the start …
+    from_us: u64,
+    /// … to here.
+    to_us: u64,
+    text: usize,
+    stop: AtomicBool,
+    /// Events published in each session.
+    published: Vec<AtomicU64>,
+    appended: AtomicU64,
+    delivered: AtomicU64,
+    delivery: Meter,
+    append: Meter,
+    faults: Faults,
+}
+
+impl Load {
+    fn new(plan: &Plan) -> Self {
+        Load {
+            start: Instant::now(),
+            from_us: plan.warmup.as_micros() as u64,
+            to_us: (plan.warmup + plan.duration).as_micros() as u64,
+            text: plan.text,
+            stop: AtomicBool::new(false),
+            published: (0..plan.sessions).map(|_| AtomicU64::new(0)).collect(),
+            appended: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            delivery: Meter::new(),
+            append: Meter::new(),
+            faults: Faults::default(),
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
+    fn measured(&self, at_us: u64) -> bool {
+        (self.from_us..self.to_us).contains(&at_us)
+    }
+}
+
+pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
+    let total = plan.sessions * plan.clients;
+    // Clients first, so that the clock starts with all of them live.
+    let mut readers = Vec::with_capacity(total);
+    for n in 0..total {
+        let session = n % plan.sessions;
+        let mut frames = Connection::open(target).await?.follow(&names.events(session), None).await?;
+        let mut live = false;
+        while !live {
+            let open = frames.read(|frame| live |= frame == Frame::Named(b"caught-up")).await?;
+            if !open && !live {
+                return Err(BenchError::Missing("a stream ended before it had caught up".into()));
+            }
+        }
+        readers.push((session, frames));
+        if plan.progress && n % 500 == 499 {
+            eprint!("\r{} clients ", n + 1);
+        }
+    }
+    let load = Arc::new(Load::new(plan));
+    let readers: Vec<_> = readers
+        .into_iter()
+        .enumerate()
+        .map(|(n, (session, mut frames))| {
+            let load = load.clone();
+            tokio::spawn(async move {
+                let mut next = 0;
+                let mut last_wait = None;
+                loop {
+                    let mut on_frame = |frame: Frame<'_>| {
+                        if let Frame::Entry(_, payload) = frame {
+                            check(&load, n, payload, &mut next);
+                        }
+                    };
+                    let read = tokio::time::timeout(Duration::from_millis(200), frames.read(&mut on_frame)).await;
+                    if load.stop.load(Ordering::Relaxed) {
+                        let all = load.published[session].load(Ordering::Relaxed);
+                        let waited: &mut Instant = last_wait.get_or_insert_with(Instant::now);
+                        if next >= all || waited.elapsed() > LAST_WAIT {
+                            load.faults.lost.fetch_add(all.saturating_sub(next), Ordering::Relaxed);
+                            return;
+                        }
+                    }
+                    if !matches!(read, Err(_) | Ok(Ok(true))) {
+                        load.faults.failed.fetch_add(1, Ordering::Relaxed);
+                        return;
+                    }
+                }
+            })
+        })
+        .collect();
+    let progress = {
+        let load = load.clone();
+        Progress::start(plan.progress, move || load.delivered.load(Ordering::Relaxed), "deliveries")
+    };
+    // No more publishers than sessions: each session's events must come in their order.
+    let publishers = plan.publishers.min(plan.sessions);
+    let mut dues = Vec::new();
+    let tasks: Vec<_> = (0..publishers)
+        .map(|p| {
+            let paths = (0..plan.sessions).filter(|s| s % publishers == p).map(|s| (s, names.events(s))).collect();
+            let due = plan.rate.map(|_| {
+                // As long as the gateway is behind: that is what an open loop measures.
+                let (due, turn) = mpsc::unbounded_channel();
+                dues.push(due);
+                turn
+            });
+            tokio::spawn(publish(target.clone(), load.clone(), p, due, paths))
+        })
+        .collect();
+    if let Some(rate) = plan.rate {
+        let load = load.clone();
+        std::thread::spawn(move || pace(&load, rate, &dues));
+    }
+    let mut failure = None;
+    for publisher in tasks {
+        failure = publisher.await.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string()))).err().or(failure);
+    }
+    load.stop.store(true, Ordering::Relaxed);
+    for reader in readers {
+        // A reader that panicked counts as failed.
+        if reader.await.is_err() {
+            load.faults.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    drop(progress);
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let name = if plan.shape == Shape::Broadcast { "broadcast" } else { "tokens" };
+    let pace = plan.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate:.0} events/s"));
+    let title = format!(
+        "{name}: {} sessions × {} clients, {} publishers, {pace}, events of {} bytes of text",
+        plan.sessions, plan.clients, plan.publishers, plan.text
+    );
+    let report = Report::new(title, &load.faults).over(
+        plan.duration,
+        load.appended.load(Ordering::Relaxed),
+        load.delivered.load(Ordering::Relaxed),
+    );
+    Ok(Report { delivery: Some(load.delivery.latency()), append: Some(load.append.latency()), ..report })
+}
+
+/// One event at one client.
+fn check(load: &Load, shard: usize, payload: &[u8], next: &mut u64) {
+    let count = |counter: &AtomicU64, by| {
+        counter.fetch_add(by, Ordering::Relaxed);
+    };
+    let Some((n, due)) = read_event(payload, load.text) else {
+        return count(&load.faults.corrupt, 1);
+    };
+    if n + 1 == *next {
+        return count(&load.faults.duplicated, 1);
+    }
+    if n < *next {
+        return count(&load.faults.reordered, 1);
+    }
+    count(&load.faults.lost, n - *next);
+    *next = n + 1;
+    let now = load.now_us();
+    if load.measured(now) {
+        count(&load.delivered, 1);
+        load.delivery.record(shard, now.saturating_sub(due));
+    }
+}
+
+/// Tells the publishers in turn when an event is due. A thread of its own, for the runtime's timers count whole
+/// milliseconds.
+fn pace(load: &Load, rate: f64, publishers: &[mpsc::UnboundedSender<u64>]) {
+    for turn in 0u64.. {
+        let due = (turn as f64 * 1e6 / rate) as u64;
+        if due >= load.to_us {
+            return;
+        }
+        let early = due.saturating_sub(load.now_us());
+        if early > 0 {
+            std::thread::sleep(Duration::from_micros(early));
+        }
+        if publishers[turn as usize % publishers.len()].send(due).is_err() {
+            return;
+        }
+    }
+}
+
+/// Publishes to its sessions in turn: as soon as it has its answer, or when an event is due.
+async fn publish(
+    target: Target,
+    load: Arc<Load>,
+    publisher: usize,
+    mut dues: Option<mpsc::UnboundedReceiver<u64>>,
+    paths: Vec<(usize, String)>,
+) -> Result<(), BenchError> {
+    let mut connection = Connection::open(&target).await?;
+    let mut body = Vec::new();
+    for (session, path) in paths.iter().cycle() {
+        let due = match &mut dues {
+            Some(dues) => dues.recv().await,
+            None => Some(load.now_us()).filter(|now| *now < load.to_us),
+        };
+        let Some(due) = due else { break };
+        let n = load.published[*session].load(Ordering::Relaxed);
+        body.clear();
+        write_event(&mut body, n, due, load.text);
+        let sent = load.now_us();
+        connection.request("POST", path, "application/json", &body).await?.ok("POST an event")?;
+        load.published[*session].store(n + 1, Ordering::Relaxed);
+        let now = load.now_us();
+        if load.measured(now) {
+            load.appended.fetch_add(1, Ordering::Relaxed);
+            load.append.record(publisher, now - sent);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Appended {
+    appended: u64,
+}
+
+/// Agents that stream as fast as they can.
+pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
+    let load = Arc::new(Load::new(plan));
+    let progress = {
+        let load = load.clone();
+        Progress::start(plan.progress, move || load.appended.load(Ordering::Relaxed), "events sent")
+    };
+    let agents: Vec<_> = (0..plan.sessions)
+        .map(|session| {
+            let (target, load, path) = (target.clone(), load.clone(), names.events(session));
+            tokio::spawn(async move {
+                let mut connection = Connection::open(&target).await?;
+                connection.begin("POST", &path, "application/x-ndjson").await?;
+                let (mut piece, mut n) = (Vec::new(), 0);
+                while load.now_us() < load.to_us {
+                    piece.clear();
+                    for _ in 0..PIECE {
+                        write_event(&mut piece, n, load.now_us(), load.text);
+                        piece.push(b'\n');
+                        n += 1;
+                    }
+                    connection.send(&piece).await?;
+                    load.appended.fetch_add(PIECE, Ordering::Relaxed);
+                }
+                let answer = connection.finish().await?.ok("POST a body of NDJSON")?;
+                let answer: Appended =
+                    serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
+                load.faults.lost.fetch_add(n - answer.appended.min(n), Ordering::Relaxed);
+                Ok::<u64, BenchError>(answer.appended)
+            })
+        })
+        .collect();
+    let mut appended = 0;
+    for agent in agents {
+        appended += agent.await.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
+    }
+    let time = load.start.elapsed();
+    drop(progress);
+    let title = format!("ingest: {} agents stream NDJSON, events of {} bytes of text", plan.sessions, plan.text);
+    Ok(Report::new(title, &load.faults).over(time, appended, 0))
+}

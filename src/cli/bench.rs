@@ -1,0 +1,116 @@
+//! `moorline bench`: load on a gateway, checked and measured.
+
+use std::{io::IsTerminal, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use super::{Ending, Failure, Gateway, output};
+use crate::bench::{self, Plan, Shape, Target};
+
+/// Load a gateway, check everything that comes back, and measure
+///
+/// Sessions are new and deleted at the end. The gateway, its Redis and this program share the machine: compare runs,
+/// not machines.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Which load
+    #[arg(value_enum)]
+    shape: ShapeArg,
+    #[command(flatten)]
+    gateway: Gateway,
+    /// Sessions
+    #[arg(long, value_name = "N")]
+    sessions: Option<usize>,
+    /// Clients of each session
+    #[arg(long, value_name = "N")]
+    clients: Option<usize>,
+    /// Connections that publish
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
+    publishers: usize,
+    /// Events a second in all, due at fixed times; without it each publisher sends as soon as it has its answer
+    #[arg(long, value_name = "N")]
+    rate: Option<f64>,
+    /// How many seconds to measure
+    #[arg(long, value_name = "N", default_value_t = 10.0)]
+    seconds: f64,
+    /// How many seconds to run before that
+    #[arg(long, value_name = "N", default_value_t = 1.0)]
+    warmup: f64,
+    /// Events of a history (replay, resume-storm)
+    #[arg(long, value_name = "N")]
+    events: Option<usize>,
+    /// Bytes of text in an event
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    text: usize,
+    /// The gateway's process id, to tell its memory (idle)
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
+    /// Load a gateway that is not on this machine
+    #[arg(long)]
+    remote: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ShapeArg {
+    /// Many sessions, one client each, small events
+    Tokens,
+    /// One session, many clients
+    Broadcast,
+    /// Agents that stream NDJSON as fast as they can
+    Ingest,
+    /// One client reads a long history
+    Replay,
+    /// Many clients, no events
+    Idle,
+    /// Many clients resume at once
+    ResumeStorm,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "takes a whole number from 1".to_owned())
+}
+
+/// Runs the load. Fails if anything was lost, doubled, out of order or not what was sent.
+pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
+    let (shape, sessions, clients, events) = match args.shape {
+        ShapeArg::Tokens => (Shape::Tokens, 100, 1, 0),
+        ShapeArg::Broadcast => (Shape::Broadcast, 1, 100, 0),
+        ShapeArg::Ingest => (Shape::Ingest, 50, 1, 0),
+        ShapeArg::Replay => (Shape::Replay, 1, 1, 20_000),
+        ShapeArg::Idle => (Shape::Idle, 100, 10, 0),
+        ShapeArg::ResumeStorm => (Shape::ResumeStorm, 10, 100, 100),
+    };
+    let plan = Plan {
+        shape,
+        sessions: args.sessions.unwrap_or(sessions).max(1),
+        clients: args.clients.unwrap_or(clients).max(1),
+        publishers: args.publishers,
+        rate: args.rate.filter(|rate| *rate > 0.0),
+        duration: Duration::from_secs_f64(args.seconds.clamp(0.1, 86_400.0)),
+        warmup: Duration::from_secs_f64(args.warmup.clamp(0.0, 3_600.0)),
+        events: args.events.unwrap_or(events).max(2),
+        text: args.text,
+        pid: args.pid,
+        progress: std::io::stderr().is_terminal(),
+    };
+    let failed = |error: bench::BenchError| Failure::Other(error.to_string());
+    let target = Target::resolve(&args.gateway.url, args.gateway.token.clone()).await.map_err(failed)?;
+    if !target.is_loopback() && !args.remote {
+        let detail = "the gateway is not on this machine; --remote loads it all the same";
+        return Err(Failure::Other(detail.into()));
+    }
+    let report = tokio::select! {
+        report = bench::run(&target, &plan) => report.map_err(failed)?,
+        () = super::interrupted() => return Ok(Ending::Interrupted),
+    };
+    let text = if args.json {
+        serde_json::to_string(&report).map_err(|e| Failure::Other(e.to_string()))?
+    } else {
+        report.to_string()
+    };
+    output::line(&text)?;
+    if report.is_clean() { Ok(Ending::Done) } else { Err(Failure::Other("not everything came as it was sent".into())) }
+}

@@ -1,0 +1,237 @@
+//! The real program: what its subcommands print, how they end, and what they live through.
+
+mod demo;
+mod program;
+
+use std::{net::TcpListener, time::Duration};
+
+use serde_json::Value;
+
+use self::program::{Gateway, moorline};
+use crate::support::{redis::RedisServer, unique};
+
+/// Longer than anything that is to happen at once takes on a busy machine, shorter than any wait of the program's own.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+#[test]
+fn what_is_published_is_read_as_text_and_as_json() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    let published = gateway.run(&["publish", &session, "hello there", "--agent", "me"], "");
+    assert_eq!(published.code, 0, "{published:?}");
+    assert!(published.stderr.contains(&format!("published 1 event to {session}, up to ")), "{published:?}");
+    let lines = "{\"delta\":\"Hel\"}\n{\"delta\":\"lo\"}\nplain, \"quoted\"\n";
+    assert_eq!(gateway.run(&["publish", &session, "--type", "text-delta", "--run", "r1"], lines).code, 0);
+    assert_eq!(gateway.run(&["sessions", "close", &session], "").code, 0);
+
+    let tail = gateway.run(&["tail", &session], "");
+    assert_eq!(tail.code, 0, "{tail:?}");
+    let expected = "             me │ hello there\n             r1 │ Helloplain, \"quoted\"\n";
+    assert!(tail.stdout.starts_with(expected), "{tail:?}");
+    assert!(!tail.stdout.contains('\x1b'), "no colours in a pipe");
+    assert!(tail.stderr.contains("the session is closed"), "{tail:?}");
+
+    let json = gateway.run(&["tail", &session, "--json", "--type", "text-delta"], "");
+    let entries: Vec<Value> = json.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(entries.len(), 3, "{json:?}");
+    assert_eq!(entries[2]["data"], "plain, \"quoted\"");
+    assert_eq!(entries[0]["run"], "r1");
+
+    let after = entries[1]["id"].as_str().unwrap();
+    let rest = gateway.run(&["tail", &session, "--json", "--after", after, "--run", "r1"], "");
+    assert_eq!(rest.stdout.lines().count(), 1, "{rest:?}");
+}
+
+#[test]
+fn lines_keep_their_order_in_batches() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    let lines: String = (0..3000).map(|n| format!("{n}\n")).collect();
+    let published = gateway.run(&["publish", &session], &lines);
+    assert!(published.stderr.contains("published 3000 events"), "{published:?}");
+    gateway.run(&["sessions", "close", &session], "");
+    let tail = gateway.run(&["tail", &session, "--json", "--type", "message"], "");
+    let numbers: Vec<u64> = tail.stdout.lines().map(|line| data(line).as_u64().unwrap()).collect();
+    assert_eq!(numbers, (0..3000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bad_event_is_named_and_all_before_it_is_stored() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    for (bad, why) in [
+        ("{\"data\":", "line 3: it is not JSON"),
+        ("[1]", "line 3: it is not an event"),
+        ("{\"type\":\"run.ended\"}", "line 3: types that begin with"),
+    ] {
+        let result = gateway.run(
+            &["publish", &session, "--raw"],
+            &format!("{{\"data\":1}}\n{{\"type\":\"t\"}}\n{bad}\n{{\"data\":4}}\n"),
+        );
+        assert_eq!(result.code, 1, "{result:?}");
+        assert!(result.stderr.contains(why), "{result:?}");
+        assert!(result.stderr.contains("published 2 events"), "{result:?}");
+    }
+}
+
+#[test]
+fn a_model_s_event_stream_is_published_as_it_is() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    let body = "data: {\"choices\":[{\"delta\":{\"content\":\"Hi \"}}]}\r\n\r\nevent: token\r\ndata: you\r\n\r\ndata: [DONE]\r\n\r\n";
+    let published = gateway.run(&["publish", &session, "--sse", "--agent", "m"], body);
+    assert!(published.stderr.contains("published 2 events"), "{published:?}");
+    gateway.run(&["sessions", "close", &session], "");
+    let tail = gateway.run(&["tail", &session], "");
+    assert!(tail.stdout.starts_with("              m │ Hi you\n"), "{tail:?}");
+
+    let cut = gateway.run(&["publish", &unique("s"), "--sse"], "data: a\n\ndata: b");
+    assert_eq!(cut.code, 1);
+    assert!(cut.stderr.contains("cut in event 2") && cut.stderr.contains("published 1 event"), "{cut:?}");
+}
+
+#[test]
+fn a_tail_shows_what_comes_as_it_comes() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    let mut tail = gateway.spawn(&["tail", &session]);
+    tail.wait_for_stderr("caught up");
+    let mut publish = gateway.spawn(&["publish", &session, "--agent", "a", "--type", "token"]);
+    for token in ["One", "two", "three"] {
+        publish.write(&format!("\"{token} \"\n"));
+        tail.wait_for_stdout(token);
+    }
+    publish.close_stdin();
+    assert_eq!(publish.wait(AT_ONCE), 0);
+    assert_eq!(tail.stdout(), "              a │ One two three ", "the line stays open");
+    tail.interrupt();
+    assert_eq!(tail.wait(AT_ONCE), 130);
+    assert!(tail.stdout().ends_with("three \n"), "the prompt gets a line of its own");
+}
+
+#[test]
+fn control_c_ends_a_publish_that_waits_for_its_input() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    let mut publish = gateway.spawn(&["publish", &session]);
+    let tail = gateway.spawn(&["tail", &session]);
+    publish.write("first\n");
+    tail.wait_for_stdout("first");
+    publish.interrupt();
+    assert_eq!(publish.wait(AT_ONCE), 130);
+    assert!(publish.stderr().contains("published 1 event"), "{}", publish.stderr());
+}
+
+#[test]
+fn a_tail_whose_reader_is_gone_ends_quietly() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    gateway.run(&["publish", &session, "x"], "");
+    let mut tail = gateway.spawn(&["tail", &session]);
+    tail.wait_for_stderr("caught up");
+    // The session is quiet: nothing is written that could fail.
+    tail.close_stdout();
+    assert_eq!(tail.wait(AT_ONCE), 0);
+    assert!(!tail.stderr().contains("error"), "{}", tail.stderr());
+}
+
+#[test]
+fn a_command_reaches_the_commands_lane_and_is_one_however_often_it_is_sent() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    let arguments = ["command", &session, "steer", "--agent", "w", "--data", "to the left", "--id", "c1"];
+    for _ in 0..2 {
+        let sent = gateway.run(&arguments, "");
+        assert_eq!((sent.code, sent.stdout.as_str()), (0, "c1\n"), "{sent:?}");
+    }
+    let stop = gateway.run(&["command", &session, "stop", "--run", "r1", "--grace-ms", "100", "--tree"], "");
+    assert!(stop.stdout.starts_with("c-"), "{stop:?}");
+    gateway.run(&["sessions", "close", &session], "");
+    let tail = gateway.run(&["tail", &session, "--commands", "--json"], "");
+    let entries: Vec<Value> = tail.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(entries.len(), 2, "{tail:?}");
+    assert_eq!((&entries[0]["type"], &entries[0]["data"]), (&Value::from("steer"), &Value::from("to the left")));
+    assert_eq!(entries[1]["data"]["grace_ms"], 100);
+    let refused = gateway.run(&["command", &unique("s"), "steer", "--tree"], "");
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("grace_ms and tree are for"), "{refused:?}");
+}
+
+#[test]
+fn sessions_are_shown_closed_and_deleted() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    gateway.run(&["publish", &session, "x"], "");
+    let shown = gateway.run(&["sessions", "show", &session], "");
+    assert!(shown.stdout.contains("lanes:\n") && shown.stdout.contains("count: 1\n"), "{shown:?}");
+    let json = gateway.run(&["sessions", "show", &session, "--json"], "");
+    assert_eq!(serde_json::from_str::<Value>(&json.stdout).unwrap()["session"], session.as_str());
+
+    let mut tail = gateway.spawn(&["tail", &session, "--from", "now"]);
+    tail.wait_for_stderr("caught up");
+    assert_eq!(gateway.run(&["sessions", "close", &session], "").code, 0);
+    assert_eq!(tail.wait(AT_ONCE), 0);
+    let refused = gateway.run(&["publish", &session, "y"], "");
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("session_closed"), "{refused:?}");
+    assert_eq!(gateway.run(&["sessions", "delete", &session], "").code, 0);
+    let gone = gateway.run(&["sessions", "show", &session], "");
+    assert_eq!(gone.code, 1);
+    assert!(gone.stderr.contains("unknown_session"), "{gone:?}");
+}
+
+#[test]
+fn wrong_usage_is_2_and_a_gateway_that_is_not_there_1_with_advice() {
+    for arguments in [
+        &["publish"][..],
+        &["publish", "a b"],
+        &["publish", "s", "x", "--raw"],
+        &["publish", "s", "x", "--type", "run.ended"],
+        &["tail", "s", "--after", "5"],
+        &["tail", "s", "--from", "end"],
+        &["command", "s"],
+        &["demo", "--listen", "0.0.0.0:0"],
+        &["frobnicate"],
+    ] {
+        let result = moorline(arguments, "");
+        assert_eq!(result.code, 2, "{arguments:?} {result:?}");
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
+    let url = format!("http://{nobody}");
+    for arguments in [&["publish", "s", "x"][..], &["tail", "s"], &["command", "s", "stop"], &["sessions", "show", "s"]]
+    {
+        let result = moorline(&[arguments, &["--url", &url]].concat(), "");
+        assert_eq!(result.code, 1, "{arguments:?} {result:?}");
+        assert!(result.stderr.contains("moorline serve"), "{arguments:?} {result:?}");
+    }
+    let help = moorline(&["tail", "--help"], "");
+    assert!(help.stdout.contains("Exit codes") && help.stdout.contains("MOORLINE_URL"), "{help:?}");
+}
+
+/// A gateway killed again and again between a publisher and a follower: each event arrives once, in order.
+#[test]
+fn publisher_and_follower_live_through_restarts() {
+    let (redis, session) = (RedisServer::shared(), unique("s"));
+    let prefix = format!("{}:", unique("cli"));
+    let store = ["--redis-url", &redis.url(), "--redis-prefix", &prefix];
+    let mut gateway = Gateway::start_with(&store);
+    let mut tail = gateway.spawn(&["tail", &session, "--json"]);
+    let mut publish = gateway.spawn(&["publish", &session, "--raw"]);
+    publish.write("{\"type\":\"first\"}\n");
+    tail.wait_for_stdout("first");
+    for round in 0..4 {
+        for n in 0..50 {
+            publish.write(&format!("{{\"type\":\"n\",\"data\":{}}}\n", round * 50 + n));
+            if n == 25 {
+                gateway = gateway.killed_and_restarted();
+            }
+        }
+        tail.wait_for_stdout(&format!("\"data\":{}}}", round * 50 + 49));
+    }
+    publish.close_stdin();
+    assert_eq!(publish.wait(Duration::from_secs(20)), 0, "{}", publish.stderr());
+    assert!(publish.stderr().contains("published 201 events"), "{}", publish.stderr());
+    gateway.run(&["sessions", "close", &session], "");
+    assert_eq!(tail.wait(Duration::from_secs(20)), 0, "{}", tail.stderr());
+    let numbers: Vec<u64> =
+        tail.stdout().lines().filter(|line| line.contains("\"n\"")).map(|line| data(line).as_u64().unwrap()).collect();
+    assert_eq!(numbers, (0..200).collect::<Vec<_>>());
+    assert!(tail.stderr().contains("connected again"), "{}", tail.stderr());
+}
+
+/// The `data` of an entry printed as JSON.
+fn data(line: &str) -> Value {
+    let mut entry: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+    entry["data"].take()
+}

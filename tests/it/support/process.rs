@@ -1,0 +1,67 @@
+//! `moorline serve` as processes of their own, to be killed.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+};
+
+/// A gateway process on a free port of 127.0.0.1. Killed when dropped.
+pub struct Replica {
+    url: String,
+    child: Mutex<Child>,
+}
+
+impl Replica {
+    /// Starts a gateway on this Redis, under this key prefix, and waits until it listens.
+    pub fn start(redis_url: &str, prefix: &str) -> Self {
+        Self::start_with(&["--redis-url", redis_url, "--redis-prefix", prefix])
+    }
+
+    /// Starts a gateway with these arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_moorline"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the moorline program");
+        let mut log = BufReader::new(child.stderr.take().expect("a piped stderr"));
+        let mut seen = String::new();
+        let url = loop {
+            let mut line = String::new();
+            let read = log.read_line(&mut line).expect("the gateway's log");
+            assert!(read > 0, "the gateway ended before it listened:\n{seen}");
+            if let Some((_, url)) = line.trim_end().split_once("listens on ") {
+                break url.to_owned();
+            }
+            seen.push_str(&line);
+        };
+        // Read on to the end, or the gateway would stop at a full pipe. What it says is shown with a failed test.
+        std::thread::spawn(move || {
+            let mut rest = String::new();
+            let _ = log.read_to_string(&mut rest);
+            eprint!("{rest}");
+        });
+        Replica { url, child: Mutex::new(child) }
+    }
+
+    /// `http://127.0.0.1:<port>`
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Ends it at once.
+    pub fn kill9(&self) {
+        let mut child = self.child.lock().unwrap_or_else(|e| e.into_inner());
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
