@@ -76,9 +76,10 @@ pub fn entry(item: &Item, format: Format) -> &Bytes {
 }
 
 /// The opening of a stream: how long a client should wait before it comes back. The jitter spreads out a crowd that
-/// was cut at the same time.
+/// was cut at the same time. A part of the frame that follows: a blank line here would be an empty message to
+/// fetch-event-source and httpx-sse.
 pub fn retry() -> Bytes {
-    format!("retry: {}\n\n", fastrand::u64(500..1500)).into()
+    format!("retry: {}\n", fastrand::u64(500..1500)).into()
 }
 
 /// History is done. `id` only for a client that began at `now`: a cut before its first entry loses nothing then.
