@@ -9,6 +9,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     event::Head,
@@ -146,6 +147,8 @@ impl Stream {
     }
 
     async fn chunk(&mut self) -> Option<Result<Bytes, StoreError>> {
+        // Set once: entries that the filter drops must not put the heartbeat off.
+        let beat = Instant::now() + self.heartbeat;
         loop {
             if !self.pending.is_empty() {
                 return Some(Ok(self.pending.split().freeze()));
@@ -153,7 +156,7 @@ impl Stream {
             if self.ended {
                 return None;
             }
-            match tokio::time::timeout(self.heartbeat, self.follower.next()).await {
+            match tokio::time::timeout_at(beat, self.follower.next()).await {
                 Err(_) => return Some(Ok(HEARTBEAT)),
                 Ok(Err(error)) => {
                     self.ended = true;

@@ -1,6 +1,7 @@
 //! Integration tests: one binary, against both stores and real `redis-server` processes.
 
 mod cli;
+mod early_answers;
 mod independent_clients;
 mod replicas;
 mod store_contract;
