@@ -206,6 +206,15 @@ pub struct Progress {
     pub stopping: Vec<RunView>,
 }
 
+/// How far a streaming body was read, where nothing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// To its end.
+    Whole,
+    /// Not to its end: it was to be answered before.
+    Early,
+}
+
 /// Why a streaming body ended before its end.
 #[derive(Debug)]
 pub enum Stopped {
@@ -243,14 +252,14 @@ impl Ingest {
         mut splitter: Splitter,
         until: impl Future<Output = ()>,
         progress: &mut Progress,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Ended, Stopped> {
         tokio::pin!(until);
         let mut ended = false;
         while !ended {
             let silence = if splitter.mid_event() { self.timeout } else { Duration::from_secs(365 * 86_400) };
             let first = tokio::select! {
                 frame = tokio::time::timeout(silence, body.frame()) => frame.map_err(|_| Stopped::TimedOut)?,
-                () = &mut until => return Ok(()),
+                () = &mut until => return Ok(Ended::Early),
             };
             let (mut next, mut bytes, mut bad) = (Some(first), 0, None);
             // Whatever else has already arrived joins the same append.
@@ -279,7 +288,7 @@ impl Ingest {
                 return Err(Stopped::Bad(bad));
             }
         }
-        Ok(())
+        Ok(Ended::Whole)
     }
 
     async fn append(&mut self, splitter: &mut Splitter, progress: &mut Progress) -> Result<(), Stopped> {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     event::Defaults,
     id::Name,
-    ingest::{self, BadBatch, BadStream, Ingest, Progress, Reading, Splitter, Stopped},
+    ingest::{self, BadBatch, BadStream, Ended, Ingest, Progress, Reading, Splitter, Stopped},
     rules::{Action, Append, Reply, RunView},
     store::Producer,
     writer::WriteError,
@@ -110,10 +110,11 @@ pub(super) async fn stream(
     attempt: Option<u32>,
     producer: Option<Producer>,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
+) -> Result<Ended, Stopped> {
     let event_bytes = gateway.limits.event_bytes;
     let splitter = if kind == BodyKind::Sse { Splitter::sse(event_bytes) } else { Splitter::lines() };
-    let stopped = super::runs::stopped(gateway.clone(), session.clone(), defaults.run.clone());
+    let run = defaults.run.clone();
+    let stopped = super::runs::stopped(gateway.clone(), session.clone(), run.clone());
     let mut ingest = Ingest {
         writers: gateway.writers.clone(),
         session: session.clone(),
@@ -132,12 +133,18 @@ pub(super) async fn stream(
     };
     let ended = ingest.run(&mut body, splitter, until, progress).await;
     extract::drain(body);
+    if let (Ok(Ended::Early), Some(run)) = (&ended, &run)
+        && let Some(view) = super::runs::not_running(gateway, session, run).await
+    {
+        // The agent has to learn why, also where it has appended nothing since.
+        progress.stopping = vec![view];
+    }
     ended
 }
 
 /// The answer to a streaming body, however it ended.
 pub(super) fn answer_stream(
-    ended: Result<(), Stopped>,
+    ended: Result<Ended, Stopped>,
     progress: &Progress,
     numbered: bool,
     may_be_empty: bool,

@@ -20,8 +20,8 @@ use crate::{
     event::Defaults,
     hub::{Start, Update},
     id::{Lane, Name},
-    ingest::Progress,
-    rules::{Action, EndStatus, Reply, RunRequest},
+    ingest::{Ended, Progress},
+    rules::{Action, Control, EndStatus, Reply, RunRequest, RunStatus, RunView, run_view},
 };
 
 #[derive(Debug, Deserialize)]
@@ -103,10 +103,11 @@ pub async fn body(
         BodyKind::Ndjson | BodyKind::Sse => {
             let mut progress = Progress::default();
             let ended = stream(&gateway, &session, kind, body, defaults, attempt, None, &mut progress).await;
-            let early = ended.is_ok() && !progress.stopping.is_empty();
+            let whole = matches!(ended, Ok(Ended::Whole)) && progress.stopping.is_empty();
             let response = answer_stream(ended, &progress, false, true)?;
-            if early {
-                // Asked to stop: the agent has the grace to say a last word and end the run itself.
+            if !whole {
+                // Asked to stop: the agent has the grace to say a last word and end the run itself. Or this replica
+                // goes down: then the agent goes on elsewhere, or its lease tells that it did not.
                 return Ok(response);
             }
             response
@@ -169,6 +170,14 @@ fn answer(status: StatusCode, reply: Reply) -> Result<Response, Problem> {
         Reply::Run(view) => Ok((status, Json(view)).into_response()),
         _ => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a run answered with something else")),
     }
+}
+
+/// The run, unless it is simply at work or unknown: why an endless body was answered early.
+pub(super) async fn not_running(gateway: &Gateway, session: &Name, run: &Name) -> Option<RunView> {
+    let stat = super::sessions::stat(gateway, session).await.ok()?;
+    let control = Control::read(stat.snapshot.state.as_ref()?, Default::default()).ok()?;
+    let stopped = control.run(run).is_some_and(|run| run.status != RunStatus::Running);
+    stopped.then(|| run_view(&control, run, stat.snapshot.now))
 }
 
 /// Resolves when the run of an endless body is asked to stop or has ended; never for a body without one.
