@@ -1,6 +1,9 @@
 //! Integration tests: one binary, against both stores and real `redis-server` processes.
 
+mod bad_input;
 mod cli;
+mod commands;
+mod events;
 mod replicas;
 mod store_contract;
 mod store_model;
