@@ -36,13 +36,9 @@ struct Cli {
 enum Action {
     /// Run a gateway
     Serve(serve::ServeArgs),
-    /// Watch real agents stream through a gateway of their own: the thing to try first
     Demo(demo::DemoArgs),
-    /// Append events to a session
     Publish(publish::PublishArgs),
-    /// Follow a session: its history, then live, across lost connections
     Tail(tail::TailArgs),
-    /// Send a command to a session's agents
     Command(command::CommandArgs),
     /// Load a gateway and measure
     Bench(bench::BenchArgs),

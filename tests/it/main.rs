@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod events;
 mod replicas;
+mod resume_model;
 mod store_contract;
 mod store_model;
 mod support;
