@@ -1,7 +1,10 @@
 //! Integration tests: one binary, against both stores and real `redis-server` processes.
 
+mod bad_input;
 mod cli;
+mod commands;
 mod early_answers;
+mod events;
 mod independent_clients;
 mod replicas;
 mod resume_model;
