@@ -206,12 +206,12 @@ pub struct Progress {
     pub stopping: Vec<RunView>,
 }
 
-/// How far a streaming body was read, where nothing went wrong.
+/// How far a streaming body was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum Read {
     /// To its end.
     Whole,
-    /// Not to its end: it was to be answered before.
+    /// Until it was to be answered early.
     Early,
 }
 
@@ -246,22 +246,27 @@ pub struct Ingest {
 
 impl Ingest {
     /// Runs until the body ends, one way or the other. `until` ends it from outside: the answer is then given early.
+    /// What has arrived by then is appended.
     pub async fn run(
         &mut self,
         body: &mut Body,
         mut splitter: Splitter,
         until: impl Future<Output = ()>,
         progress: &mut Progress,
-    ) -> Result<Ended, Stopped> {
+    ) -> Result<Read, Stopped> {
         tokio::pin!(until);
-        let mut ended = false;
-        while !ended {
+        let (mut ended, mut early) = (false, false);
+        while !ended && !early {
             let silence = if splitter.mid_event() { self.timeout } else { Duration::from_secs(365 * 86_400) };
             let first = tokio::select! {
-                frame = tokio::time::timeout(silence, body.frame()) => frame.map_err(|_| Stopped::TimedOut)?,
-                () = &mut until => return Ok(Ended::Early),
+                frame = tokio::time::timeout(silence, body.frame()) => Some(frame.map_err(|_| Stopped::TimedOut)?),
+                () = &mut until => {
+                    // What has arrived is still taken: an agent that is asked to stop may have said its last word.
+                    early = true;
+                    body.frame().now_or_never()
+                }
             };
-            let (mut next, mut bytes, mut bad) = (Some(first), 0, None);
+            let (mut next, mut bytes, mut bad) = (first, 0, None);
             // Whatever else has already arrived joins the same append.
             while let Some(frame) = next {
                 match frame {
@@ -288,7 +293,7 @@ impl Ingest {
                 return Err(Stopped::Bad(bad));
             }
         }
-        Ok(Ended::Whole)
+        Ok(if ended { Read::Whole } else { Read::Early })
     }
 
     async fn append(&mut self, splitter: &mut Splitter, progress: &mut Progress) -> Result<(), Stopped> {
@@ -307,7 +312,8 @@ impl Ingest {
             let full = events.len() == APPEND_EVENTS;
             if !events.is_empty() {
                 let count = events.len() as u64;
-                let append = Append { events, attempt: self.attempt, producer: self.producer.clone() };
+                let run = self.reading.defaults.run.clone();
+                let append = Append { events, run, attempt: self.attempt, producer: self.producer.clone() };
                 let done = self.writers.act(&self.session, Action::Append(append)).await.map_err(Stopped::Write)?;
                 if let Some(producer) = &mut self.producer {
                     producer.seq += count;

@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     event::Defaults,
+    hub::Start,
     id::Name,
-    ingest::{self, BadBatch, BadStream, Ended, Ingest, Progress, Reading, Splitter, Stopped},
-    rules::{Action, Append, Reply, RunView},
+    ingest::{self, BadBatch, BadStream, Ingest, Progress, Read, Reading, Splitter, Stopped},
+    rules::{Action, Append, Refusal, Reply, RunView},
     store::Producer,
     writer::WriteError,
 };
@@ -57,9 +58,13 @@ pub async fn append(
         BodyKind::Ndjson | BodyKind::Sse => {
             let mut progress = Progress::default();
             let run = defaults.run.clone();
-            let ended =
-                stream(&gateway, &session, kind, body, defaults, attempt, producer.clone(), &mut progress).await;
-            answer_stream(ended, &progress, producer.is_some(), run.is_some())
+            let numbered = producer.is_some();
+            let read =
+                stream(&gateway, &session, kind, body, defaults, attempt, producer, Start::Now, &mut progress).await;
+            match read.map_err(|stopped| stream_problem(stopped, &progress))? {
+                Read::Whole => answer_stream(&progress, numbered, false),
+                Read::Early => answer_early(&gateway, &session, run, attempt, progress, numbered).await,
+            }
         }
     }
 }
@@ -82,7 +87,7 @@ pub(super) async fn append_json(
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail).with("limit", limit));
     }
     let received = producer.as_ref().map(|producer| producer.seq);
-    let action = Action::Append(Append { events, attempt, producer });
+    let action = Action::Append(Append { events, run: defaults.run.clone(), attempt, producer });
     let done = gateway.writers.act(&session, action).await.map_err(|error| write_problem(error, received))?;
     let mut answer = Map::new();
     answer.insert("ids".into(), json!(done.ids));
@@ -99,7 +104,8 @@ pub(super) async fn append_json(
     Ok((status, Json(answer)).into_response())
 }
 
-/// Appends a streaming body as it comes, until it ends, is refused, or its run is asked to stop.
+/// Appends a streaming body as it comes, until it ends, is refused, or its run is asked to stop (after `since`, in the
+/// events lane) or the replica to end.
 #[allow(clippy::too_many_arguments)]
 pub(super) async fn stream(
     gateway: &Gateway,
@@ -109,12 +115,12 @@ pub(super) async fn stream(
     defaults: Defaults,
     attempt: Option<u32>,
     producer: Option<Producer>,
+    since: Start,
     progress: &mut Progress,
-) -> Result<Ended, Stopped> {
+) -> Result<Read, Stopped> {
     let event_bytes = gateway.limits.event_bytes;
     let splitter = if kind == BodyKind::Sse { Splitter::sse(event_bytes) } else { Splitter::lines() };
-    let run = defaults.run.clone();
-    let stopped = super::runs::stopped(gateway.clone(), session.clone(), run.clone());
+    let stopped = super::runs::stopped(gateway.clone(), session.clone(), defaults.run.clone(), since);
     let mut ingest = Ingest {
         writers: gateway.writers.clone(),
         session: session.clone(),
@@ -131,27 +137,34 @@ pub(super) async fn stream(
             () = drained => {}
         }
     };
-    let ended = ingest.run(&mut body, splitter, until, progress).await;
+    let read = ingest.run(&mut body, splitter, until, progress).await;
     extract::drain(body);
-    if let (Ok(Ended::Early), Some(run)) = (&ended, &run)
-        && let Some(view) = super::runs::not_running(gateway, session, run).await
-    {
-        // The agent has to learn why, also where it has appended nothing since.
-        progress.stopping = vec![view];
-    }
-    ended
+    read
 }
 
-/// The answer to a streaming body, however it ended.
-pub(super) fn answer_stream(
-    ended: Result<Ended, Stopped>,
-    progress: &Progress,
+/// The answer to a streaming body before its end: the agent learns where its run stands.
+pub(super) async fn answer_early(
+    gateway: &Gateway,
+    session: &Name,
+    run: Option<Name>,
+    attempt: Option<u32>,
+    mut progress: Progress,
     numbered: bool,
-    may_be_empty: bool,
 ) -> Result<Response, Problem> {
-    if let Err(stopped) = ended {
-        return Err(stream_problem(stopped, progress));
+    if let Some(run) = run {
+        match gateway.writers.act(session, Action::Heartbeat { run, attempt }).await.map(|done| done.reply) {
+            Ok(Reply::Run(view)) => progress.stopping = vec![view],
+            // A label.
+            Err(WriteError::Refused(Refusal::UnknownRun(_))) => {}
+            Err(error) => return Err(stream_problem(Stopped::Write(error), &progress)),
+            Ok(_) => {}
+        }
     }
+    answer_stream(&progress, numbered, true)
+}
+
+/// The answer to a streaming body that was read to where it should be.
+pub(super) fn answer_stream(progress: &Progress, numbered: bool, may_be_empty: bool) -> Result<Response, Problem> {
     if progress.appended == 0 && progress.skipped == 0 && !may_be_empty {
         return Err(Problem::bad_request("empty_batch", "the body carries no events"));
     }
@@ -180,7 +193,8 @@ fn tell_stopping(answer: &mut Map<String, Value>, stopping: &[RunView]) {
     }
 }
 
-fn stream_problem(stopped: Stopped, progress: &Progress) -> Problem {
+/// Why a streaming body was given up, and how far it had come.
+pub(super) fn stream_problem(stopped: Stopped, progress: &Progress) -> Problem {
     let problem = match stopped {
         Stopped::Bad(BadStream::Line { line, bad }) => {
             let problem = Problem::from(bad);

@@ -13,15 +13,15 @@ use serde_json::json;
 use super::{
     Gateway, Problem,
     commands::{NoParams, reason},
-    events::{answer_stream, append_json, stream},
+    events::{answer_early, answer_stream, append_json, stream, stream_problem},
     extract::{self, BodyKind, Names, Params},
 };
 use crate::{
     event::Defaults,
     hub::{Start, Update},
     id::{Lane, Name},
-    ingest::{Ended, Progress},
-    rules::{Action, Control, EndStatus, Reply, RunRequest, RunStatus, RunView, run_view},
+    ingest::{Progress, Read, Stopped},
+    rules::{Action, EndStatus, Reply, RunRequest},
 };
 
 #[derive(Debug, Deserialize)]
@@ -82,12 +82,10 @@ pub async fn body(
         lease_ms: params.lease_ms,
         takeover: params.takeover,
     };
-    let Reply::Run(view) = gateway.writers.act(&session, Action::Start(request)).await?.reply else {
-        return Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "a start answered with something else",
-        ));
+    let started = gateway.writers.act(&session, Action::Start(request)).await?;
+    let Reply::Run(view) = started.reply else {
+        let detail = "a start answered with something else";
+        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail));
     };
     if view.ended.is_some() {
         extract::drain(body);
@@ -95,26 +93,26 @@ pub async fn body(
     }
     let defaults = Defaults { agent, run: Some(run.clone()) };
     let attempt = Some(view.attempt);
+    let mut progress = Progress::default();
     let mut response = match kind {
         BodyKind::Json => {
             let whole = extract::read_whole(body, &gateway).await?;
             append_json(&gateway, session.clone(), &whole, &defaults, attempt, None).await?
         }
         BodyKind::Ndjson | BodyKind::Sse => {
-            let mut progress = Progress::default();
-            let ended = stream(&gateway, &session, kind, body, defaults, attempt, None, &mut progress).await;
-            let whole = matches!(ended, Ok(Ended::Whole)) && progress.stopping.is_empty();
-            let response = answer_stream(ended, &progress, false, true)?;
-            if !whole {
-                // Asked to stop: the agent has the grace to say a last word and end the run itself. Or this replica
-                // goes down: then the agent goes on elsewhere, or its lease tells that it did not.
-                return Ok(response);
+            // From the first entry of the start on, or a stop right behind it would be missed.
+            let since = started.ids.first().map_or(Start::Now, |first| Start::After(*first));
+            let read = stream(&gateway, &session, kind, body, defaults, attempt, None, since, &mut progress).await;
+            match read.map_err(|stopped| stream_problem(stopped, &progress))? {
+                Read::Whole => answer_stream(&progress, false, true)?,
+                // Asked to stop, or the replica ends: the run goes on. Its agent may say a last word, and ends it.
+                Read::Early => return answer_early(&gateway, &session, Some(run), attempt, progress, false).await,
             }
-            response
         }
     };
     let end = Action::End { run, attempt, status: EndStatus::Completed, reason: None };
-    gateway.writers.act(&session, end).await?;
+    let ended = gateway.writers.act(&session, end).await;
+    ended.map_err(|error| stream_problem(Stopped::Write(error), &progress))?;
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)
 }
@@ -172,18 +170,10 @@ fn answer(status: StatusCode, reply: Reply) -> Result<Response, Problem> {
     }
 }
 
-/// The run, unless it is simply at work or unknown: why an endless body was answered early.
-pub(super) async fn not_running(gateway: &Gateway, session: &Name, run: &Name) -> Option<RunView> {
-    let stat = super::sessions::stat(gateway, session).await.ok()?;
-    let control = Control::read(stat.snapshot.state.as_ref()?, Default::default()).ok()?;
-    let stopped = control.run(run).is_some_and(|run| run.status != RunStatus::Running);
-    stopped.then(|| run_view(&control, run, stat.snapshot.now))
-}
-
-/// Resolves when the run of an endless body is asked to stop or has ended; never for a body without one.
+/// Resolves when the run of an endless body is asked to stop or has ended, after `since`; never for a body without one.
 ///
 /// A stop may reach a run by its name, its agent, its parent or all at once, so it is the run's own events that tell.
-pub(super) async fn stopped(gateway: Gateway, session: Name, run: Option<Name>) {
+pub(super) async fn stopped(gateway: Gateway, session: Name, run: Option<Name>, since: Start) {
     let Some(run) = run else { return std::future::pending().await };
     let wanted = crate::sse::Filter {
         runs: vec![run.as_str().to_owned()],
@@ -191,7 +181,7 @@ pub(super) async fn stopped(gateway: Gateway, session: Name, run: Option<Name>) 
         ..Default::default()
     };
     // Without the store there is nothing to be told; the body's own appends will find out.
-    let Ok(mut follower) = gateway.hub.follow(&session, Lane::Events, Start::Now).await else {
+    let Ok(mut follower) = gateway.hub.follow(&session, Lane::Events, since).await else {
         return std::future::pending().await;
     };
     loop {
