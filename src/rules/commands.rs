@@ -152,6 +152,11 @@ pub fn issue(
     }
 
     let stops = request.kind == "stop";
+    // A run that has not started is remembered so that it ends as it starts, and counts like any other.
+    let expected = request.run.as_ref().filter(|run| stops && control.run(run).is_none());
+    if expected.is_some() && control.runs().count() >= control.limits.runs {
+        return Err(Refusal::TooManyRuns(control.limits.runs));
+    }
     let targets = if stops { targets(control, request) } else { Vec::new() };
     let mut data = json!({"command": id, "type": request.kind});
     let mut said = request.data.clone();
@@ -189,7 +194,7 @@ pub fn issue(
     );
 
     if stops {
-        if let Some(run) = request.run.as_ref().filter(|run| control.run(run).is_none()) {
+        if let Some(run) = expected {
             expect(control, run, request.tree, now);
         }
         for run in &targets {
