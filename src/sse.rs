@@ -9,6 +9,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     event::Head,
@@ -145,6 +146,8 @@ impl Stream {
     }
 
     async fn chunk(&mut self) -> Option<Result<Bytes, StoreError>> {
+        // Counted from the last byte sent, not from the last entry: a filter may drop all that happens.
+        let silent_until = Instant::now() + self.heartbeat;
         loop {
             if !self.pending.is_empty() {
                 return Some(Ok(self.pending.split().freeze()));
@@ -152,7 +155,7 @@ impl Stream {
             if self.ended {
                 return None;
             }
-            match tokio::time::timeout(self.heartbeat, self.follower.next()).await {
+            match timeout_at(silent_until, self.follower.next()).await {
                 Err(_) => return Some(Ok(HEARTBEAT)),
                 Ok(Err(error)) => {
                     self.ended = true;
