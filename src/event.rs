@@ -291,6 +291,11 @@ fn compact(json: &[u8], out: &mut Vec<u8>) -> Result<(), BadEvent> {
     Ok(())
 }
 
+/// Refuses valid JSON that nests deeper than an event's data may.
+pub fn check_depth(json: &str) -> Result<(), BadEvent> {
+    compact(json.as_bytes(), &mut Vec::new())
+}
+
 /// The index after the closing quote of the string that opens at `open`.
 fn string_end(json: &[u8], open: usize) -> usize {
     let mut at = open + 1;

@@ -37,12 +37,7 @@ pub async fn request(
     Params(NoParams { .. }): Params<NoParams>,
     extract::Json(body): extract::Json<ApprovalBody>,
 ) -> Result<Response, Problem> {
-    let size = body.prompt.to_string().len();
-    let limit = gateway.limits.event_bytes;
-    if size > limit {
-        let detail = format!("the prompt takes {size} bytes; the limit is {limit}");
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail).with("limit", limit));
-    }
+    extract::check_data("the prompt", &body.prompt, gateway.limits.event_bytes)?;
     let request = ApprovalRequest {
         approval: body.approval.clone(),
         agent: body.agent,

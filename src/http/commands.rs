@@ -76,12 +76,8 @@ impl CommandBody {
                 "tree needs a run; without a run a stop is for all of them",
             ));
         }
-        let size = self.data.as_ref().map_or(0, |data| data.to_string().len());
-        if size > event_bytes {
-            let detail = format!("data takes {size} bytes; the limit is {event_bytes}");
-            return Err(
-                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail).with("limit", event_bytes)
-            );
+        if let Some(data) = &self.data {
+            extract::check_data("data", data, event_bytes)?;
         }
         let decision = match (self.kind == "decide", &self.approval) {
             (true, Some(approval)) => Some(decision(approval, self.data.as_ref())?),

@@ -10,9 +10,11 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::{Gateway, Problem};
 use crate::{
+    event::check_depth,
     id::{BadName, Name},
     store::Producer,
 };
@@ -179,11 +181,32 @@ impl<T: DeserializeOwned> FromRequest<Gateway> for Json<T> {
 
     async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
         let text = JsonText::from_request(request, gateway).await?;
-        serde_json::from_str(text.as_str()?).map(Json).map_err(|e| match e.classify() {
-            serde_json::error::Category::Data => Problem::bad_request("bad_request", e.to_string()),
-            _ => Problem::bad_request("bad_json", format!("not valid JSON: {e}")),
-        })
+        let text = text.as_str()?;
+        let bad = |why: String| match serde_json::from_str::<&RawValue>(text) {
+            Ok(_) => Problem::bad_request("bad_request", why),
+            Err(error) => Problem::bad_request("bad_json", format!("not valid JSON: {error}")),
+        };
+        // serde would read an object's values from an array too, in the order of a struct that nobody has promised.
+        if text.trim_start().starts_with('[') {
+            return Err(bad("the body is an array, not an object".into()));
+        }
+        serde_json::from_str(text).map(Json).map_err(|error| bad(error.to_string()))
     }
+}
+
+/// Data of a command or an approval, within what an event may be.
+pub fn check_data(what: &str, data: &serde_json::Value, limit: usize) -> Result<(), Problem> {
+    let text = data.to_string();
+    if text.len() > limit {
+        let detail = format!("{what} takes {} bytes; the limit is {limit}", text.len());
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail).with("limit", limit));
+    }
+    check_depth(&text).map_err(Problem::from)
+}
+
+/// A number in decimal digits and nothing else: Rust's own parser takes a plus sign too.
+pub fn whole<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// The largest epoch and seq: what a JSON number holds exactly everywhere.
@@ -200,10 +223,12 @@ pub fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Problem> {
         let detail = "Producer-Id, Producer-Epoch and Producer-Seq go together: send all three or none";
         return Err(Problem::bad_request("bad_producer", detail));
     };
+    if NAMES.iter().any(|name| headers.get_all(*name).iter().count() > 1) {
+        return Err(Problem::bad_request("bad_producer", "send each of the producer headers once"));
+    }
     let id = id.to_str().unwrap_or_default();
     let number = |name: &str, value: &axum::http::HeaderValue| {
-        let number = value.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
-        let number = number.and_then(|text| text.parse().ok()).filter(|number| *number <= PRODUCER_MAX);
+        let number = value.to_str().ok().and_then(whole).filter(|number| *number <= PRODUCER_MAX);
         number.ok_or_else(|| {
             Problem::bad_request("bad_producer", format!("{name} is a whole number from 0 to {PRODUCER_MAX}"))
         })
@@ -218,6 +243,6 @@ pub fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Problem> {
 /// `Run-Attempt`: which attempt the agent believes it is.
 pub fn attempt(headers: &HeaderMap) -> Result<Option<u32>, Problem> {
     let Some(value) = headers.get("run-attempt") else { return Ok(None) };
-    let attempt = value.to_str().ok().and_then(|text| text.parse().ok()).filter(|attempt| *attempt > 0);
+    let attempt = value.to_str().ok().and_then(whole).filter(|attempt| *attempt > 0);
     attempt.map(Some).ok_or_else(|| Problem::bad_request("bad_attempt", "Run-Attempt is a whole number from 1"))
 }
