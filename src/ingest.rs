@@ -200,7 +200,8 @@ pub struct Progress {
     pub appended: usize,
     /// Events that were stored before.
     pub skipped: usize,
-    /// The id of the last one appended.
+    /// The id of the last one in the log, where it is known: that of an event stored before is only if it was among
+    /// the producer's last.
     pub last: Option<EntryId>,
     /// The runs that are asked to stop, as the last append saw it.
     pub stopping: Vec<RunView>,
@@ -212,11 +213,18 @@ pub enum Stopped {
     /// It carries what is no event.
     Bad(BadStream),
     /// An append was refused or failed.
-    Write(WriteError),
+    Write {
+        /// Why.
+        error: WriteError,
+        /// The number of its first event, if it has a producer.
+        received: Option<u64>,
+    },
     /// The connection broke.
     Broken(axum::Error),
     /// It stopped in the middle of an event.
     TimedOut,
+    /// The replica is going down; another one takes the rest.
+    Draining,
 }
 
 /// Appends a streaming body's events as they come.
@@ -236,21 +244,22 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Runs until the body ends, one way or the other. `until` ends it from outside: the answer is then given early.
-    pub async fn run(
+    /// Runs until the body ends, one way or the other. `until` ends it from outside, and what it gives is then the
+    /// result; `None`: the body came to its own end.
+    pub async fn run<T>(
         &mut self,
         body: &mut Body,
         mut splitter: Splitter,
-        until: impl Future<Output = ()>,
+        until: impl Future<Output = T>,
         progress: &mut Progress,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Option<T>, Stopped> {
         tokio::pin!(until);
         let mut ended = false;
         while !ended {
             let silence = if splitter.mid_event() { self.timeout } else { Duration::from_secs(365 * 86_400) };
             let first = tokio::select! {
                 frame = tokio::time::timeout(silence, body.frame()) => frame.map_err(|_| Stopped::TimedOut)?,
-                () = &mut until => return Ok(()),
+                why = &mut until => return Ok(Some(why)),
             };
             let (mut next, mut bytes, mut bad) = (Some(first), 0, None);
             // Whatever else has already arrived joins the same append.
@@ -279,7 +288,7 @@ impl Ingest {
                 return Err(Stopped::Bad(bad));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn append(&mut self, splitter: &mut Splitter, progress: &mut Progress) -> Result<(), Stopped> {
@@ -299,7 +308,9 @@ impl Ingest {
             if !events.is_empty() {
                 let count = events.len() as u64;
                 let append = Append { events, attempt: self.attempt, producer: self.producer.clone() };
-                let done = self.writers.act(&self.session, Action::Append(append)).await.map_err(Stopped::Write)?;
+                let received = self.producer.as_ref().map(|producer| producer.seq);
+                let done = self.writers.act(&self.session, Action::Append(append)).await;
+                let done = done.map_err(|error| Stopped::Write { error, received })?;
                 if let Some(producer) = &mut self.producer {
                     producer.seq += count;
                 }
@@ -320,8 +331,8 @@ impl Progress {
         self.skipped += done.skipped;
         if !done.duplicate {
             self.appended += done.ids.len();
-            self.last = done.ids.last().copied().or(self.last);
         }
+        self.last = done.ids.last().copied().or(self.last);
         if let Reply::Appended(stopping) = done.reply {
             self.stopping = stopping;
         }

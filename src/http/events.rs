@@ -14,12 +14,13 @@ use super::{
     Gateway, Problem,
     extract::{self, BodyKind, Names, Params},
     problem::producer_problem,
+    runs::Watched,
 };
 use crate::{
-    event::Defaults,
+    event::{Defaults, Event},
     id::Name,
     ingest::{self, BadBatch, BadStream, Ingest, Progress, Reading, Splitter, Stopped},
-    rules::{Action, Append, Reply, RunView},
+    rules::{Action, Append, Refusal, Reply, RunView},
     store::Producer,
     writer::WriteError,
 };
@@ -52,27 +53,23 @@ pub async fn append(
     match kind {
         BodyKind::Json => {
             let body = extract::read_whole(body, &gateway).await?;
-            append_json(&gateway, session, &body, &defaults, attempt, producer).await
+            append_all(&gateway, &session, events(&gateway, &body, &defaults)?, attempt, producer).await
         }
         BodyKind::Ndjson | BodyKind::Sse => {
             let mut progress = Progress::default();
-            let run = defaults.run.clone();
+            let numbered = producer.is_some();
+            let watched = super::runs::watch(&gateway, &session, defaults.run.as_ref()).await;
             let ended =
-                stream(&gateway, &session, kind, body, defaults, attempt, producer.clone(), &mut progress).await;
-            answer_stream(ended, &progress, producer.is_some(), run.is_some())
+                stream(&gateway, &session, kind, body, defaults, attempt, producer, watched, &mut progress).await;
+            // One that is told to stop need not have sent anything yet.
+            let may_be_empty = matches!(ended, Ok(Ended::Early));
+            answer_stream(ended, &progress, numbered, may_be_empty)
         }
     }
 }
 
-/// Appends a JSON body whole, or not at all.
-pub(super) async fn append_json(
-    gateway: &Gateway,
-    session: Name,
-    body: &[u8],
-    defaults: &Defaults,
-    attempt: Option<u32>,
-    producer: Option<Producer>,
-) -> Result<Response, Problem> {
+/// The events of a JSON body.
+pub(super) fn events(gateway: &Gateway, body: &[u8], defaults: &Defaults) -> Result<Vec<Event>, Problem> {
     let text = std::str::from_utf8(body);
     let text = text.map_err(|_| Problem::bad_request("bad_utf8", "the body is not valid UTF-8"))?;
     let events = ingest::events(text, defaults, gateway.limits.event_bytes)?;
@@ -81,9 +78,20 @@ pub(super) async fn append_json(
         let detail = format!("the array has {} events; send at most {limit} a request", events.len());
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail).with("limit", limit));
     }
+    Ok(events)
+}
+
+/// Appends the events of a JSON body, all or none.
+pub(super) async fn append_all(
+    gateway: &Gateway,
+    session: &Name,
+    events: Vec<Event>,
+    attempt: Option<u32>,
+    producer: Option<Producer>,
+) -> Result<Response, Problem> {
     let received = producer.as_ref().map(|producer| producer.seq);
     let action = Action::Append(Append { events, attempt, producer });
-    let done = gateway.writers.act(&session, action).await.map_err(|error| write_problem(error, received))?;
+    let done = gateway.writers.act(session, action).await.map_err(|error| write_problem(error, received))?;
     let mut answer = Map::new();
     answer.insert("ids".into(), json!(done.ids));
     if done.skipped > 0 {
@@ -99,6 +107,15 @@ pub(super) async fn append_json(
     Ok((status, Json(answer)).into_response())
 }
 
+/// How a streaming body ended that was not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// By itself: all of it is in the log.
+    Whole,
+    /// Its run was asked to stop, or is over: the rest was not waited for.
+    Early,
+}
+
 /// Appends a streaming body as it comes, until it ends, is refused, or its run is asked to stop.
 #[allow(clippy::too_many_arguments)]
 pub(super) async fn stream(
@@ -109,11 +126,18 @@ pub(super) async fn stream(
     defaults: Defaults,
     attempt: Option<u32>,
     producer: Option<Producer>,
+    watched: Option<Watched>,
     progress: &mut Progress,
-) -> Result<(), Stopped> {
+) -> Result<Ended, Stopped> {
     let event_bytes = gateway.limits.event_bytes;
     let splitter = if kind == BodyKind::Sse { Splitter::sse(event_bytes) } else { Splitter::lines() };
-    let stopped = super::runs::stopped(gateway.clone(), session.clone(), defaults.run.clone());
+    let run = defaults.run.clone();
+    let stopped = async {
+        match watched {
+            Some(watched) => watched.stopped(attempt).await,
+            None => std::future::pending().await,
+        }
+    };
     let mut ingest = Ingest {
         writers: gateway.writers.clone(),
         session: session.clone(),
@@ -126,18 +150,29 @@ pub(super) async fn stream(
     let until = async {
         let drained = async { drop(draining.wait_for(|draining| *draining).await) };
         tokio::select! {
-            () = stopped => {}
-            () = drained => {}
+            () = stopped => Ok(Ended::Early),
+            // No success: the client has to send the rest elsewhere.
+            () = drained => Err(Stopped::Draining),
         }
     };
-    let ended = ingest.run(&mut body, splitter, until, progress).await;
-    extract::drain(body);
-    ended
+    let ended = ingest.run(&mut body, splitter, until, progress).await?.unwrap_or(Ok(Ended::Whole))?;
+    if ended == Ended::Early
+        && let Some(view) = super::runs::shown(gateway, session, run.as_ref()).await
+    {
+        // What the next append would be told.
+        if let Some(given) = attempt.filter(|given| *given != view.attempt) {
+            let stale = Refusal::StaleAttempt { run: view.run, given, current: view.attempt };
+            return Err(Stopped::Write { error: stale.into(), received: None });
+        }
+        // The last append, if there was any, came before the stop: it is this answer that tells the agent.
+        progress.stopping = vec![view];
+    }
+    Ok(ended)
 }
 
 /// The answer to a streaming body, however it ended.
 pub(super) fn answer_stream(
-    ended: Result<(), Stopped>,
+    ended: Result<Ended, Stopped>,
     progress: &Progress,
     numbered: bool,
     may_be_empty: bool,
@@ -184,9 +219,10 @@ fn stream_problem(stopped: Stopped, progress: &Progress) -> Problem {
         }
         Stopped::Bad(BadStream::Event(bad)) => bad.into(),
         Stopped::Bad(BadStream::Decode(error)) => error.into(),
-        Stopped::Write(error) => write_problem(error, None),
+        Stopped::Write { error, received } => write_problem(error, received),
         Stopped::Broken(error) => extract::broken(&error),
         Stopped::TimedOut => extract::timed_out(),
+        Stopped::Draining => Problem::draining(),
     };
     // What came before is in the log: the client can go on from there.
     problem.with("appended", progress.appended).with("last", json!(progress.last))

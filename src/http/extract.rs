@@ -127,7 +127,6 @@ pub async fn read_whole(mut body: Body, gateway: &Gateway) -> Result<Bytes, Prob
             Some(Err(error)) => return Err(broken(&error)),
         };
         if whole.len() + data.len() > limits.body_bytes {
-            drain(body);
             let detail = format!(
                 "the body takes more than {} bytes; send fewer events a request, or a stream of application/x-ndjson",
                 limits.body_bytes
@@ -151,26 +150,6 @@ pub fn timed_out() -> Problem {
 /// The body ended before its end. The client will hardly read this.
 pub fn broken(error: &axum::Error) -> Problem {
     Problem::bad_request("body_broken", format!("the body broke off: {error}"))
-}
-
-/// Takes what still comes of a body that has been answered, so that the client gets to read the answer instead of a
-/// connection reset; but not for long.
-pub fn drain(mut body: Body) {
-    const MOST: usize = 4 * 1024 * 1024;
-    const LONGEST: std::time::Duration = std::time::Duration::from_secs(2);
-    tokio::spawn(async move {
-        let mut bytes = 0;
-        let all = async {
-            while let Some(Ok(frame)) = body.frame().await {
-                bytes += frame.data_ref().map_or(0, Bytes::len);
-                if bytes > MOST {
-                    break;
-                }
-            }
-        };
-        // Either way the body is dropped, and with it the connection if it has not ended.
-        tokio::time::timeout(LONGEST, all).await.unwrap_or_default();
-    });
 }
 
 /// JSON of a known shape.

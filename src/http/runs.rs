@@ -13,15 +13,15 @@ use serde_json::json;
 use super::{
     Gateway, Problem,
     commands::{NoParams, reason},
-    events::{answer_stream, append_json, stream},
+    events::{Ended, answer_stream, append_all, events, stream},
     extract::{self, BodyKind, Names, Params},
 };
 use crate::{
-    event::Defaults,
-    hub::{Start, Update},
+    event::{Defaults, Head},
+    hub::{Follower, Start, Update},
     id::{Lane, Name},
     ingest::Progress,
-    rules::{Action, EndStatus, Reply, RunRequest},
+    rules::{Action, Control, EndStatus, Reply, RunRequest, RunView, run_view},
 };
 
 #[derive(Debug, Deserialize)]
@@ -75,12 +75,20 @@ pub async fn body(
     }
     let agent = extract::name("agent", params.agent.as_deref())?;
     let parent = extract::name("parent", params.parent.as_deref())?;
-    let request = RunRequest {
-        run: run.clone(),
-        agent: agent.clone(),
-        parent,
-        lease_ms: params.lease_ms,
-        takeover: params.takeover,
+    let defaults = Defaults { agent: agent.clone(), run: Some(run.clone()) };
+    // A body that comes whole is looked at first: a bad one starts nothing.
+    let (body, whole) = match kind {
+        BodyKind::Json => {
+            let bytes = extract::read_whole(body, &gateway).await?;
+            (Body::empty(), Some(events(&gateway, &bytes, &defaults)?))
+        }
+        BodyKind::Ndjson | BodyKind::Sse => (body, None),
+    };
+    let request = RunRequest { run: run.clone(), agent, parent, lease_ms: params.lease_ms, takeover: params.takeover };
+    // From before the start, so that no stop falls in between.
+    let watched = match whole {
+        Some(_) => None,
+        None => watch(&gateway, &session, Some(&run)).await,
     };
     let Reply::Run(view) = gateway.writers.act(&session, Action::Start(request)).await?.reply else {
         return Err(Problem::new(
@@ -90,20 +98,15 @@ pub async fn body(
         ));
     };
     if view.ended.is_some() {
-        extract::drain(body);
         return Ok((StatusCode::CREATED, Json(json!({"appended": 0, "last": null, "run": view}))).into_response());
     }
-    let defaults = Defaults { agent, run: Some(run.clone()) };
     let attempt = Some(view.attempt);
-    let mut response = match kind {
-        BodyKind::Json => {
-            let whole = extract::read_whole(body, &gateway).await?;
-            append_json(&gateway, session.clone(), &whole, &defaults, attempt, None).await?
-        }
-        BodyKind::Ndjson | BodyKind::Sse => {
+    let mut response = match whole {
+        Some(events) => append_all(&gateway, &session, events, attempt, None).await?,
+        None => {
             let mut progress = Progress::default();
-            let ended = stream(&gateway, &session, kind, body, defaults, attempt, None, &mut progress).await;
-            let early = ended.is_ok() && !progress.stopping.is_empty();
+            let ended = stream(&gateway, &session, kind, body, defaults, attempt, None, watched, &mut progress).await;
+            let early = matches!(ended, Ok(Ended::Early)) || !progress.stopping.is_empty();
             let response = answer_stream(ended, &progress, false, true)?;
             if early {
                 // Asked to stop: the agent has the grace to say a last word and end the run itself.
@@ -171,26 +174,52 @@ fn answer(status: StatusCode, reply: Reply) -> Result<Response, Problem> {
     }
 }
 
-/// Resolves when the run of an endless body is asked to stop or has ended; never for a body without one.
+/// A run as it is now, if it is known.
+pub(super) async fn shown(gateway: &Gateway, session: &Name, run: Option<&Name>) -> Option<RunView> {
+    let stat = super::sessions::stat(gateway, session).await.ok()?;
+    let control = Control::read(stat.snapshot.state.as_ref()?, Default::default()).ok()?;
+    run.filter(|run| control.run(run).is_some()).map(|run| run_view(&control, run, stat.snapshot.now))
+}
+
+/// A run that is followed while its agent sends.
+pub(super) struct Watched {
+    run: Name,
+    follower: Follower,
+}
+
+/// Follows a run from now on: call it before the first append, or a stop in between would go unnoticed.
 ///
 /// A stop may reach a run by its name, its agent, its parent or all at once, so it is the run's own events that tell.
-pub(super) async fn stopped(gateway: Gateway, session: Name, run: Option<Name>) {
-    let Some(run) = run else { return std::future::pending().await };
-    let wanted = crate::sse::Filter {
-        runs: vec![run.as_str().to_owned()],
-        types: vec!["run.stopping".into(), "run.ended".into()],
-        ..Default::default()
-    };
+pub(super) async fn watch(gateway: &Gateway, session: &Name, run: Option<&Name>) -> Option<Watched> {
     // Without the store there is nothing to be told; the body's own appends will find out.
-    let Ok(mut follower) = gateway.hub.follow(&session, Lane::Events, Start::Now).await else {
-        return std::future::pending().await;
-    };
-    loop {
-        match follower.next().await {
-            Ok(Update::Entries(items)) if items.iter().any(|item| wanted.wants(&item.payload)) => return,
-            Ok(Update::Closed) => return,
-            Ok(_) => {}
-            Err(_) => return std::future::pending().await,
+    let run = run?.clone();
+    let follower = gateway.hub.follow(session, Lane::Events, Start::Now).await.ok()?;
+    Some(Watched { run, follower })
+}
+
+impl Watched {
+    /// Resolves when the run (this attempt at it, if it is known) is asked to stop or has ended, or the session is
+    /// closed.
+    pub(super) async fn stopped(mut self, attempt: Option<u32>) {
+        loop {
+            match self.follower.next().await {
+                Ok(Update::Entries(items)) if items.iter().any(|item| self.tells(&item.payload, attempt)) => return,
+                Ok(Update::Closed) => return,
+                Ok(_) => {}
+                Err(_) => return std::future::pending().await,
+            }
         }
+    }
+
+    fn tells(&self, payload: &[u8], attempt: Option<u32>) -> bool {
+        #[derive(Deserialize)]
+        struct Told {
+            attempt: u32,
+        }
+        let Some(head) = Head::of(payload) else { return false };
+        let about = || head.data.and_then(|data| serde_json::from_str::<Told>(data.get()).ok());
+        head.run == Some(self.run.as_str())
+            && matches!(head.kind, "run.stopping" | "run.ended")
+            && attempt.is_none_or(|attempt| about().is_none_or(|told| told.attempt == attempt))
     }
 }
