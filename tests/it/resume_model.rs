@@ -85,9 +85,8 @@ impl World {
     }
 
     async fn append(&mut self, count: usize) {
-        let event = |n: usize| {
-            Event::from_json(&format!("{{\"data\":{n}}}"), &Defaults::default(), 1000).expect("an event")
-        };
+        let event =
+            |n: usize| Event::from_json(&format!("{{\"data\":{n}}}"), &Defaults::default(), 1000).expect("an event");
         let events: Vec<_> = (self.counted..self.counted + count).map(event).collect();
         self.counted += count;
         let payloads: Vec<Bytes> = events.iter().map(|event| event.payload.clone()).collect();
@@ -193,7 +192,8 @@ async fn live_through(store: Arc<dyn Store>, steps: Vec<Step>) {
 }
 
 fn run(store: impl AsyncFn() -> Arc<dyn Store>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let store = runtime.block_on(store());
     let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&steps(), |steps| {

@@ -368,6 +368,17 @@ impl Stream {
         }
     }
 
+    /// Reads on until the connection breaks; an end that looks like success is none.
+    pub async fn cut(&mut self) {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("a cut in time") {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("a clean end after {:?}", String::from_utf8_lossy(&self.raw)),
+                Err(_) => return,
+            }
+        }
+    }
+
     /// What must come now is the end.
     pub async fn ended(&mut self) {
         assert_eq!(self.next().await, None);
