@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::id::{Name, TYPE_MAX};
@@ -242,10 +242,14 @@ impl Payload {
         compact(json.as_bytes(), &mut self.0)
     }
 
-    /// Adds a key with a value of the gateway's own.
-    pub fn value(&mut self, key: &str, value: &serde_json::Value) {
+    /// Adds a key with a value of the gateway's own, which serialises to compact JSON without fail.
+    pub fn value(&mut self, key: &str, value: &impl Serialize) {
         self.key(key);
-        self.0.extend_from_slice(value.to_string().as_bytes());
+        let begin = self.0.len();
+        if serde_json::to_writer(&mut self.0, value).is_err() {
+            self.0.truncate(begin);
+            self.0.extend_from_slice(b"null");
+        }
     }
 
     /// The payload.
@@ -259,6 +263,14 @@ impl Payload {
         self.0.extend_from_slice(key.as_bytes());
         self.0.extend_from_slice(b"\":");
     }
+}
+
+/// The same JSON without the white space between its tokens, as it may stand in a payload: its numbers keep their digits.
+pub fn compacted(json: &RawValue) -> Result<Box<RawValue>, BadEvent> {
+    let mut out = Vec::new();
+    compact(json.get().as_bytes(), &mut out)?;
+    let text = String::from_utf8(out).map_err(|e| BadEvent::Json(e.to_string()))?;
+    RawValue::from_string(text).map_err(|e| BadEvent::Json(e.to_string()))
 }
 
 /// Copies valid JSON without the white space between its tokens.
@@ -289,11 +301,6 @@ fn compact(json: &[u8], out: &mut Vec<u8>) -> Result<(), BadEvent> {
         at += 1;
     }
     Ok(())
-}
-
-/// Refuses valid JSON that nests deeper than an event's data may.
-pub fn check_depth(json: &str) -> Result<(), BadEvent> {
-    compact(json.as_bytes(), &mut Vec::new())
 }
 
 /// The index after the closing quote of the string that opens at `open`.

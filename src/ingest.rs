@@ -207,6 +207,15 @@ pub struct Progress {
     pub stopping: Vec<RunView>,
 }
 
+/// How far a streaming body was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// To its end.
+    Whole,
+    /// Until it was to be answered early.
+    Early,
+}
+
 /// Why a streaming body ended before its end.
 #[derive(Debug)]
 pub enum Stopped {
@@ -227,6 +236,12 @@ pub enum Stopped {
     Draining,
 }
 
+impl From<WriteError> for Stopped {
+    fn from(error: WriteError) -> Self {
+        Stopped::Write { error, received: None }
+    }
+}
+
 /// Appends a streaming body's events as they come.
 pub struct Ingest {
     /// Where they go.
@@ -244,24 +259,28 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Runs until the body ends, one way or the other. `until` ends it from outside, and what it gives is then the
-    /// result; `None`: the body came to its own end.
-    pub async fn run<T>(
+    /// Runs until the body ends, one way or the other. `until` ends it from outside, with what it gives. What has
+    /// arrived by then is appended.
+    pub async fn run(
         &mut self,
         body: &mut Body,
         mut splitter: Splitter,
-        until: impl Future<Output = T>,
+        until: impl Future<Output = Result<Read, Stopped>>,
         progress: &mut Progress,
-    ) -> Result<Option<T>, Stopped> {
+    ) -> Result<Read, Stopped> {
         tokio::pin!(until);
-        let mut ended = false;
-        while !ended {
+        let (mut ended, mut early) = (false, None);
+        while !ended && early.is_none() {
             let silence = if splitter.mid_event() { self.timeout } else { Duration::from_secs(365 * 86_400) };
             let first = tokio::select! {
-                frame = tokio::time::timeout(silence, body.frame()) => frame.map_err(|_| Stopped::TimedOut)?,
-                why = &mut until => return Ok(Some(why)),
+                frame = tokio::time::timeout(silence, body.frame()) => Some(frame.map_err(|_| Stopped::TimedOut)?),
+                why = &mut until => {
+                    // What has arrived is still taken: an agent that is asked to stop may have said its last word.
+                    early = Some(why);
+                    body.frame().now_or_never()
+                }
             };
-            let (mut next, mut bytes, mut bad) = (Some(first), 0, None);
+            let (mut next, mut bytes, mut bad) = (first, 0, None);
             // Whatever else has already arrived joins the same append.
             while let Some(frame) = next {
                 match frame {
@@ -288,7 +307,7 @@ impl Ingest {
                 return Err(Stopped::Bad(bad));
             }
         }
-        Ok(None)
+        if ended { Ok(Read::Whole) } else { early.unwrap_or(Ok(Read::Early)) }
     }
 
     async fn append(&mut self, splitter: &mut Splitter, progress: &mut Progress) -> Result<(), Stopped> {
@@ -307,7 +326,8 @@ impl Ingest {
             let full = events.len() == APPEND_EVENTS;
             if !events.is_empty() {
                 let count = events.len() as u64;
-                let append = Append { events, attempt: self.attempt, producer: self.producer.clone() };
+                let run = self.reading.defaults.run.clone();
+                let append = Append { events, run, attempt: self.attempt, producer: self.producer.clone() };
                 let received = self.producer.as_ref().map(|producer| producer.seq);
                 let done = self.writers.act(&self.session, Action::Append(append)).await;
                 let done = done.map_err(|error| Stopped::Write { error, received })?;

@@ -15,6 +15,8 @@ mod control;
 mod entries;
 mod refusal;
 mod runs;
+#[cfg(test)]
+mod scene;
 
 pub use approvals::{Approval, ApprovalRequest, ApprovalStatus, Decision, Verdict};
 pub use commands::{Command, CommandRequest, CommandStatus, Outcome, OutcomeRequest};
@@ -70,7 +72,10 @@ pub enum Action {
 pub struct Append {
     /// The events, in order.
     pub events: Vec<Event>,
-    /// The attempt that the agent believes its run to be in, if it says so.
+    /// The run that the request as a whole belongs to, if it names one.
+    pub run: Option<Name>,
+    /// The attempt that the agent believes that run to be in, if it says so; without such a run it is said of every
+    /// run that the events name.
     pub attempt: Option<u32>,
     /// Makes the events idempotent.
     pub producer: Option<Producer>,
@@ -111,20 +116,20 @@ pub struct Effects {
 /// Lets everything happen whose time has come.
 pub fn judge(control: &mut Control, now: Ms, effects: &mut Effects) {
     let mut part = Part::default();
-    // One by one, the earliest first: ending a run resolves its commands, which are then no longer due themselves.
-    while let Some((_, due)) = control.next_due().filter(|(at, _)| *at <= now) {
+    // The earliest first. What happens at one deadline can settle what another one is about (a run's end, its
+    // commands), which then passes unnoticed; it never makes anything else due.
+    for due in control.due_by(now) {
         effects.judged = true;
         match due {
-            control::Due::Lease(run) => {
+            control::Due::Lease(run) if control.is_live(&run) => {
                 effects.untouched.push((run.clone(), control.touched(&run)));
                 runs::end(control, &run, EndStatus::Lost, Some("its lease ran out"), now, &mut part);
             }
-            control::Due::Grace(run) => {
+            control::Due::Grace(run) if control.is_live(&run) => {
                 runs::end(control, &run, EndStatus::Cancelled, Some("stopped"), now, &mut part);
             }
-            control::Due::Command(id) => {
-                commands::resolve(control, &id, Outcome::Expired, None, now, &mut part);
-            }
+            control::Due::Lease(_) | control::Due::Grace(_) => {}
+            control::Due::Command(id) => commands::expire(control, &id, now, &mut part),
             control::Due::Approval(id) => approvals::expire(control, &id, &mut part),
         }
     }

@@ -29,6 +29,8 @@ const BATCH_BYTES: usize = 512 * 1024;
 const QUEUE_MAX: usize = 4096;
 /// How often a commit is decided anew before the session counts as too contended.
 const ATTEMPTS: usize = 64;
+/// How far the time that new deadlines are made with may be from the store's, in milliseconds.
+const CLOCK_TOLERANCE: Ms = 1_000;
 /// Writers that nobody used for so long are dropped, and with them their copy of the control state.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -267,20 +269,30 @@ fn decide(copy: &mut Copy, batch: &[Waiting], versions: &Versions) -> Decided {
     let now = copy.now();
     let mut effects = Effects::default();
     rules::judge(&mut copy.control, now, &mut effects);
+    // The first deadline that has been judged as not passed. Those that the actions add are no part of the judgement:
+    // when they pass, before this commit or after, is judged at the next touch.
+    let before = copy.control.next_due().map_or(Ms::MAX, |(at, _)| at);
     let mut verdicts = Vec::with_capacity(batch.len());
     for waiting in batch {
         let parts = effects.parts.len();
         let verdict = rules::apply(&mut copy.control, now, &waiting.action, &mut effects);
         verdicts.push((verdict, (effects.parts.len() > parts).then_some(parts)));
     }
-    let before = copy.control.next_due().map_or(Ms::MAX, |(at, _)| at);
+    let changes = copy.control.take_changes();
+    let mut window = Window { not_before: if effects.judged { now } else { 0 }, before };
+    if !changes.is_empty() {
+        // Records carry deadlines, made with a time that is only reckoned (or even our own clock's, where the store
+        // has not told its own yet). If that is wrong, the store says so.
+        window.not_before = window.not_before.max(now.saturating_sub(CLOCK_TOLERANCE));
+        window.before = window.before.min(now.saturating_add(CLOCK_TOLERANCE));
+    }
     let commit = Commit {
         expect: copy.version.clone(),
         version: Some(versions.fresh()),
-        window: Window { not_before: if effects.judged { now } else { 0 }, before: before.max(now + 1) },
+        window,
         touch: effects.touch,
         untouched: effects.untouched,
-        changes: copy.control.take_changes(),
+        changes,
         issued: effects.issued.iter().map(command_key).collect(),
         closes: effects.closes,
         parts: effects.parts,

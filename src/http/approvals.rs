@@ -3,15 +3,15 @@
 use axum::{
     Json,
     extract::State,
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{json, value::RawValue};
 
 use super::{
     Gateway, Problem,
-    commands::NoParams,
+    commands::{NoParams, free_json},
     extract::{self, Names, Params},
 };
 use crate::{
@@ -25,7 +25,7 @@ pub struct ApprovalBody {
     approval: Name,
     run: Option<Name>,
     agent: Option<Name>,
-    prompt: Value,
+    prompt: Box<RawValue>,
     expires_ms: Option<i64>,
     on_expiry: Option<Verdict>,
 }
@@ -35,14 +35,15 @@ pub async fn request(
     State(gateway): State<Gateway>,
     Names([session]): Names<1>,
     Params(NoParams { .. }): Params<NoParams>,
+    headers: HeaderMap,
     extract::Json(body): extract::Json<ApprovalBody>,
 ) -> Result<Response, Problem> {
-    extract::check_data("the prompt", &body.prompt, gateway.limits.event_bytes)?;
     let request = ApprovalRequest {
         approval: body.approval.clone(),
         agent: body.agent,
         run: body.run,
-        prompt: body.prompt,
+        attempt: extract::attempt(&headers)?,
+        prompt: free_json("the prompt", &body.prompt, gateway.limits.event_bytes)?,
         expires_ms: body.expires_ms,
         on_expiry: body.on_expiry.unwrap_or(Verdict::Deny),
     };

@@ -7,14 +7,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{json, value::RawValue};
 
 use super::{
     Gateway, Problem,
     extract::{self, Names, Params},
 };
 use crate::{
-    event::usable_type,
+    event::{compacted, usable_type},
     id::Name,
     rules::{Action, CommandRequest, Decision, OutcomeRequest, Verdict},
 };
@@ -30,7 +30,7 @@ pub struct CommandBody {
     id: Option<Name>,
     run: Option<Name>,
     agent: Option<Name>,
-    data: Option<Value>,
+    data: Option<Box<RawValue>>,
     ttl_ms: Option<i64>,
     grace_ms: Option<i64>,
     #[serde(default)]
@@ -54,8 +54,9 @@ pub async fn issue(
     extract::Json(body): extract::Json<CommandBody>,
 ) -> Result<Response, Problem> {
     let request = body.into_request(gateway.limits.event_bytes)?;
-    let done = gateway.writers.act(&session, Action::Command(request.clone())).await?;
-    let answer = json!({"command": request.id, "entry": done.ids.first()});
+    let id = request.id.clone();
+    let done = gateway.writers.act(&session, Action::Command(request)).await?;
+    let answer = json!({"command": id, "entry": done.ids.first()});
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
@@ -76,11 +77,9 @@ impl CommandBody {
                 "tree needs a run; without a run a stop is for all of them",
             ));
         }
-        if let Some(data) = &self.data {
-            extract::check_data("data", data, event_bytes)?;
-        }
+        let data = self.data.map(|data| free_json("data", &data, event_bytes)).transpose()?;
         let decision = match (self.kind == "decide", &self.approval) {
-            (true, Some(approval)) => Some(decision(approval, self.data.as_ref())?),
+            (true, Some(approval)) => Some(decision(approval, data.as_deref())?),
             (false, None) => None,
             (true, None) => {
                 return Err(Problem::bad_request("bad_request", "decide needs the approval that it decides"));
@@ -94,7 +93,7 @@ impl CommandBody {
             kind: self.kind,
             agent: self.agent,
             run: self.run,
-            data: self.data,
+            data,
             ttl_ms: self.ttl_ms,
             grace_ms: self.grace_ms,
             tree: self.tree,
@@ -103,13 +102,27 @@ impl CommandBody {
     }
 }
 
-fn decision(approval: &Name, data: Option<&Value>) -> Result<Decision, Problem> {
-    let verdict = match data.and_then(|data| data.get("decision")).and_then(Value::as_str) {
-        Some("approve") => Verdict::Approve,
-        Some("deny") => Verdict::Deny,
-        _ => return Err(Problem::bad_request("bad_request", "decide needs data.decision, either approve or deny")),
+/// JSON in the user's own form, as the log keeps it.
+pub(super) fn free_json(what: &str, json: &RawValue, event_bytes: usize) -> Result<Box<RawValue>, Problem> {
+    let json = compacted(json)?;
+    let size = json.get().len();
+    if size > event_bytes {
+        let detail = format!("{what} takes {size} bytes; the limit is {event_bytes}");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail).with("limit", event_bytes));
+    }
+    Ok(json)
+}
+
+fn decision(approval: &Name, data: Option<&RawValue>) -> Result<Decision, Problem> {
+    #[derive(Deserialize)]
+    struct Decided {
+        decision: Verdict,
+    }
+    let decided = data.and_then(|data| Some((data, serde_json::from_str::<Decided>(data.get()).ok()?)));
+    let Some((data, Decided { decision })) = decided else {
+        return Err(Problem::bad_request("bad_request", "decide needs data.decision, either approve or deny"));
     };
-    Ok(Decision { approval: approval.clone(), verdict, data: data.cloned().unwrap_or_default() })
+    Ok(Decision { approval: approval.clone(), verdict: decision, data: data.to_owned() })
 }
 
 /// An id for a command that brings none.

@@ -14,12 +14,12 @@ use super::{
     Gateway, Problem,
     extract::{self, BodyKind, Names, Params},
     problem::producer_problem,
-    runs::Watched,
 };
 use crate::{
     event::{Defaults, Event},
+    hub::Start,
     id::Name,
-    ingest::{self, BadBatch, BadStream, Ingest, Progress, Reading, Splitter, Stopped},
+    ingest::{self, BadBatch, BadStream, Ingest, Progress, Read, Reading, Splitter, Stopped},
     rules::{Action, Append, Refusal, Reply, RunView},
     store::Producer,
     writer::WriteError,
@@ -53,17 +53,19 @@ pub async fn append(
     match kind {
         BodyKind::Json => {
             let body = extract::read_whole(body, &gateway).await?;
-            append_all(&gateway, &session, events(&gateway, &body, &defaults)?, attempt, producer).await
+            let events = events(&gateway, &body, &defaults)?;
+            append_all(&gateway, &session, events, defaults.run, attempt, producer).await
         }
         BodyKind::Ndjson | BodyKind::Sse => {
             let mut progress = Progress::default();
+            let run = defaults.run.clone();
             let numbered = producer.is_some();
-            let watched = super::runs::watch(&gateway, &session, defaults.run.as_ref()).await;
-            let ended =
-                stream(&gateway, &session, kind, body, defaults, attempt, producer, watched, &mut progress).await;
-            // One that is told to stop need not have sent anything yet.
-            let may_be_empty = matches!(ended, Ok(Ended::Early));
-            answer_stream(ended, &progress, numbered, may_be_empty)
+            let read =
+                stream(&gateway, &session, kind, body, defaults, attempt, producer, Start::Now, &mut progress).await;
+            match read.map_err(|stopped| stream_problem(stopped, &progress))? {
+                Read::Whole => answer_stream(&progress, numbered, false),
+                Read::Early => answer_early(&gateway, &session, run, attempt, progress, numbered).await,
+            }
         }
     }
 }
@@ -86,11 +88,12 @@ pub(super) async fn append_all(
     gateway: &Gateway,
     session: &Name,
     events: Vec<Event>,
+    run: Option<Name>,
     attempt: Option<u32>,
     producer: Option<Producer>,
 ) -> Result<Response, Problem> {
     let received = producer.as_ref().map(|producer| producer.seq);
-    let action = Action::Append(Append { events, attempt, producer });
+    let action = Action::Append(Append { events, run, attempt, producer });
     let done = gateway.writers.act(session, action).await.map_err(|error| write_problem(error, received))?;
     let mut answer = Map::new();
     answer.insert("ids".into(), json!(done.ids));
@@ -107,16 +110,8 @@ pub(super) async fn append_all(
     Ok((status, Json(answer)).into_response())
 }
 
-/// How a streaming body ended that was not refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// By itself: all of it is in the log.
-    Whole,
-    /// Its run was asked to stop, or is over: the rest was not waited for.
-    Early,
-}
-
-/// Appends a streaming body as it comes, until it ends, is refused, or its run is asked to stop.
+/// Appends a streaming body as it comes, until it ends, is refused, or its run is asked to stop (after `since`, in the
+/// events lane) or the replica to end.
 #[allow(clippy::too_many_arguments)]
 pub(super) async fn stream(
     gateway: &Gateway,
@@ -126,18 +121,14 @@ pub(super) async fn stream(
     defaults: Defaults,
     attempt: Option<u32>,
     producer: Option<Producer>,
-    watched: Option<Watched>,
+    since: Start,
     progress: &mut Progress,
-) -> Result<Ended, Stopped> {
+) -> Result<Read, Stopped> {
     let event_bytes = gateway.limits.event_bytes;
     let splitter = if kind == BodyKind::Sse { Splitter::sse(event_bytes) } else { Splitter::lines() };
-    let run = defaults.run.clone();
-    let stopped = async {
-        match watched {
-            Some(watched) => watched.stopped(attempt).await,
-            None => std::future::pending().await,
-        }
-    };
+    // Before anything is read: a stop that comes with the first line must not go unnoticed.
+    let watched = super::runs::watch(gateway, session, defaults.run.as_ref(), since).await;
+    let stopped = super::runs::stopped(watched);
     let mut ingest = Ingest {
         writers: gateway.writers.clone(),
         session: session.clone(),
@@ -150,36 +141,37 @@ pub(super) async fn stream(
     let until = async {
         let drained = async { drop(draining.wait_for(|draining| *draining).await) };
         tokio::select! {
-            () = stopped => Ok(Ended::Early),
+            () = stopped => Ok(Read::Early),
             // No success: the client has to send the rest elsewhere.
             () = drained => Err(Stopped::Draining),
         }
     };
-    let ended = ingest.run(&mut body, splitter, until, progress).await?.unwrap_or(Ok(Ended::Whole))?;
-    if ended == Ended::Early
-        && let Some(view) = super::runs::shown(gateway, session, run.as_ref()).await
-    {
-        // What the next append would be told.
-        if let Some(given) = attempt.filter(|given| *given != view.attempt) {
-            let stale = Refusal::StaleAttempt { run: view.run, given, current: view.attempt };
-            return Err(Stopped::Write { error: stale.into(), received: None });
-        }
-        // The last append, if there was any, came before the stop: it is this answer that tells the agent.
-        progress.stopping = vec![view];
-    }
-    Ok(ended)
+    ingest.run(&mut body, splitter, until, progress).await
 }
 
-/// The answer to a streaming body, however it ended.
-pub(super) fn answer_stream(
-    ended: Result<Ended, Stopped>,
-    progress: &Progress,
+/// The answer to a streaming body before its end: the agent learns where its run stands.
+pub(super) async fn answer_early(
+    gateway: &Gateway,
+    session: &Name,
+    run: Option<Name>,
+    attempt: Option<u32>,
+    mut progress: Progress,
     numbered: bool,
-    may_be_empty: bool,
 ) -> Result<Response, Problem> {
-    if let Err(stopped) = ended {
-        return Err(stream_problem(stopped, progress));
+    if let Some(run) = run {
+        match gateway.writers.act(session, Action::Heartbeat { run, attempt }).await.map(|done| done.reply) {
+            Ok(Reply::Run(view)) => progress.stopping = vec![view],
+            // A label.
+            Err(WriteError::Refused(Refusal::UnknownRun(_))) => {}
+            Err(error) => return Err(stream_problem(error.into(), &progress)),
+            Ok(_) => {}
+        }
     }
+    answer_stream(&progress, numbered, true)
+}
+
+/// The answer to a streaming body that was read to where it should be.
+pub(super) fn answer_stream(progress: &Progress, numbered: bool, may_be_empty: bool) -> Result<Response, Problem> {
     if progress.appended == 0 && progress.skipped == 0 && !may_be_empty {
         return Err(Problem::bad_request("empty_batch", "the body carries no events"));
     }
@@ -208,7 +200,8 @@ fn tell_stopping(answer: &mut Map<String, Value>, stopping: &[RunView]) {
     }
 }
 
-fn stream_problem(stopped: Stopped, progress: &Progress) -> Problem {
+/// Why a streaming body was given up, and how far it had come.
+pub(super) fn stream_problem(stopped: Stopped, progress: &Progress) -> Problem {
     let problem = match stopped {
         Stopped::Bad(BadStream::Line { line, bad }) => {
             let problem = Problem::from(bad);

@@ -14,7 +14,6 @@ use serde_json::value::RawValue;
 
 use super::{Gateway, Problem};
 use crate::{
-    event::check_depth,
     id::{BadName, Name},
     store::Producer,
 };
@@ -171,16 +170,6 @@ impl<T: DeserializeOwned> FromRequest<Gateway> for Json<T> {
         }
         serde_json::from_str(text).map(Json).map_err(|error| bad(error.to_string()))
     }
-}
-
-/// Data of a command or an approval, within what an event may be.
-pub fn check_data(what: &str, data: &serde_json::Value, limit: usize) -> Result<(), Problem> {
-    let text = data.to_string();
-    if text.len() > limit {
-        let detail = format!("{what} takes {} bytes; the limit is {limit}", text.len());
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail).with("limit", limit));
-    }
-    check_depth(&text).map_err(Problem::from)
 }
 
 /// A number in decimal digits and nothing else: Rust's own parser takes a plus sign too.

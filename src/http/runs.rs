@@ -13,15 +13,16 @@ use serde_json::json;
 use super::{
     Gateway, Problem,
     commands::{NoParams, reason},
-    events::{Ended, answer_stream, append_all, events, stream},
+    events::{answer_early, answer_stream, append_all, events, stream, stream_problem},
     extract::{self, BodyKind, Names, Params},
 };
 use crate::{
-    event::{Defaults, Head},
+    event::Defaults,
     hub::{Follower, Start, Update},
     id::{Lane, Name},
-    ingest::Progress,
-    rules::{Action, Control, EndStatus, Reply, RunRequest, RunView, run_view},
+    ingest::{Progress, Read},
+    rules::{Action, EndStatus, Reply, RunRequest},
+    sse::Filter,
 };
 
 #[derive(Debug, Deserialize)]
@@ -85,38 +86,32 @@ pub async fn body(
         BodyKind::Ndjson | BodyKind::Sse => (body, None),
     };
     let request = RunRequest { run: run.clone(), agent, parent, lease_ms: params.lease_ms, takeover: params.takeover };
-    // From before the start, so that no stop falls in between.
-    let watched = match whole {
-        Some(_) => None,
-        None => watch(&gateway, &session, Some(&run)).await,
-    };
-    let Reply::Run(view) = gateway.writers.act(&session, Action::Start(request)).await?.reply else {
-        return Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "a start answered with something else",
-        ));
+    let started = gateway.writers.act(&session, Action::Start(request)).await?;
+    let Reply::Run(view) = started.reply else {
+        let detail = "a start answered with something else";
+        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail));
     };
     if view.ended.is_some() {
         return Ok((StatusCode::CREATED, Json(json!({"appended": 0, "last": null, "run": view}))).into_response());
     }
     let attempt = Some(view.attempt);
+    let mut progress = Progress::default();
     let mut response = match whole {
-        Some(events) => append_all(&gateway, &session, events, attempt, None).await?,
+        Some(events) => append_all(&gateway, &session, events, defaults.run, attempt, None).await?,
         None => {
-            let mut progress = Progress::default();
-            let ended = stream(&gateway, &session, kind, body, defaults, attempt, None, watched, &mut progress).await;
-            let early = matches!(ended, Ok(Ended::Early)) || !progress.stopping.is_empty();
-            let response = answer_stream(ended, &progress, false, true)?;
-            if early {
-                // Asked to stop: the agent has the grace to say a last word and end the run itself.
-                return Ok(response);
+            // From the first entry of the start on, or a stop right behind it would be missed.
+            let since = started.ids.first().map_or(Start::Now, |first| Start::After(*first));
+            let read = stream(&gateway, &session, kind, body, defaults, attempt, None, since, &mut progress).await;
+            match read.map_err(|stopped| stream_problem(stopped, &progress))? {
+                Read::Whole => answer_stream(&progress, false, true)?,
+                // Asked to stop: the run goes on. Its agent may say a last word, and ends it.
+                Read::Early => return answer_early(&gateway, &session, Some(run), attempt, progress, false).await,
             }
-            response
         }
     };
     let end = Action::End { run, attempt, status: EndStatus::Completed, reason: None };
-    gateway.writers.act(&session, end).await?;
+    let ended = gateway.writers.act(&session, end).await;
+    ended.map_err(|error| stream_problem(error.into(), &progress))?;
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)
 }
@@ -174,52 +169,33 @@ fn answer(status: StatusCode, reply: Reply) -> Result<Response, Problem> {
     }
 }
 
-/// A run as it is now, if it is known.
-pub(super) async fn shown(gateway: &Gateway, session: &Name, run: Option<&Name>) -> Option<RunView> {
-    let stat = super::sessions::stat(gateway, session).await.ok()?;
-    let control = Control::read(stat.snapshot.state.as_ref()?, Default::default()).ok()?;
-    run.filter(|run| control.run(run).is_some()).map(|run| run_view(&control, run, stat.snapshot.now))
-}
-
-/// A run that is followed while its agent sends.
-pub(super) struct Watched {
-    run: Name,
-    follower: Follower,
-}
-
-/// Follows a run from now on: call it before the first append, or a stop in between would go unnoticed.
-///
-/// A stop may reach a run by its name, its agent, its parent or all at once, so it is the run's own events that tell.
-pub(super) async fn watch(gateway: &Gateway, session: &Name, run: Option<&Name>) -> Option<Watched> {
+/// Follows the run of an endless body, from `since` on. Nothing for a body without one.
+pub(super) async fn watch(
+    gateway: &Gateway,
+    session: &Name,
+    run: Option<&Name>,
+    since: Start,
+) -> Option<(Follower, Filter)> {
+    // A stop may reach a run by its name, its agent, its parent or all at once, so it is the run's own events that tell.
+    let told = Filter {
+        runs: vec![run?.as_str().to_owned()],
+        types: vec!["run.stopping".into(), "run.ended".into()],
+        ..Default::default()
+    };
     // Without the store there is nothing to be told; the body's own appends will find out.
-    let run = run?.clone();
-    let follower = gateway.hub.follow(session, Lane::Events, Start::Now).await.ok()?;
-    Some(Watched { run, follower })
+    let follower = gateway.hub.follow(session, Lane::Events, since).await.ok()?;
+    Some((follower, told))
 }
 
-impl Watched {
-    /// Resolves when the run (this attempt at it, if it is known) is asked to stop or has ended, or the session is
-    /// closed.
-    pub(super) async fn stopped(mut self, attempt: Option<u32>) {
-        loop {
-            match self.follower.next().await {
-                Ok(Update::Entries(items)) if items.iter().any(|item| self.tells(&item.payload, attempt)) => return,
-                Ok(Update::Closed) => return,
-                Ok(_) => {}
-                Err(_) => return std::future::pending().await,
-            }
+/// Resolves when a run that is watched is asked to stop or has ended.
+pub(super) async fn stopped(watched: Option<(Follower, Filter)>) {
+    let Some((mut follower, told)) = watched else { return std::future::pending().await };
+    loop {
+        match follower.next().await {
+            Ok(Update::Entries(items)) if items.iter().any(|item| told.wants(&item.payload)) => return,
+            Ok(Update::Closed) => return,
+            Ok(_) => {}
+            Err(_) => return std::future::pending().await,
         }
-    }
-
-    fn tells(&self, payload: &[u8], attempt: Option<u32>) -> bool {
-        #[derive(Deserialize)]
-        struct Told {
-            attempt: u32,
-        }
-        let Some(head) = Head::of(payload) else { return false };
-        let about = || head.data.and_then(|data| serde_json::from_str::<Told>(data.get()).ok());
-        head.run == Some(self.run.as_str())
-            && matches!(head.kind, "run.stopping" | "run.ended")
-            && attempt.is_none_or(|attempt| about().is_none_or(|told| told.attempt == attempt))
     }
 }

@@ -1,6 +1,6 @@
 //! The control state: what a session must remember beyond its logs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -41,9 +41,9 @@ pub struct Control {
     commands: BTreeMap<Name, Command>,
     approvals: BTreeMap<Name, Approval>,
     touched: HashMap<Name, Ms>,
-    /// Records that differ from the store's.
-    dirty: BTreeSet<Key>,
-    /// The size of each record as stored.
+    /// Records that differ from the store's, as they are to be written there; `None` is to be dropped.
+    changes: BTreeMap<Key, Option<Bytes>>,
+    /// The size of each record, and of all.
     sizes: HashMap<Key, usize>,
     bytes: usize,
     /// The earliest deadline; kept while nothing changes.
@@ -116,24 +116,28 @@ impl Control {
 
     /// The records to write since the last call.
     pub fn take_changes(&mut self) -> Vec<(String, Option<Bytes>)> {
-        let mut changes = Vec::new();
-        for key in std::mem::take(&mut self.dirty) {
-            let (name, value) = match &key {
-                Key::Run(name) => (format!("run:{name}"), self.runs.get(name).map(record)),
-                Key::Command(name) => (command_key(name), self.commands.get(name).map(command_record)),
-                Key::Approval(name) => (format!("approval:{name}"), self.approvals.get(name).map(record)),
-            };
-            let size = value.as_ref().map_or(0, Bytes::len);
-            let before = if size == 0 { self.sizes.remove(&key) } else { self.sizes.insert(key, size) };
-            self.bytes = self.bytes + size - before.unwrap_or(0);
-            changes.push((name, value));
-        }
-        changes
+        let name = |key| match key {
+            Key::Run(name) => format!("run:{name}"),
+            Key::Command(name) => command_key(&name),
+            Key::Approval(name) => format!("approval:{name}"),
+        };
+        std::mem::take(&mut self.changes).into_iter().map(|(key, value)| (name(key), value)).collect()
     }
 
-    /// Whether there is room for one more record.
-    pub fn has_room(&self) -> bool {
-        self.bytes < self.limits.bytes
+    /// The size of all records, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is room for so many bytes more.
+    pub fn has_room(&self, more: usize) -> bool {
+        self.bytes + more <= self.limits.bytes
+    }
+
+    /// Whether there is room for so many bytes of what takes work off the session: a stop, a decision. Somebody who
+    /// filled the session up must not keep others from stopping what runs in it.
+    pub fn has_spare_room(&self, more: usize) -> bool {
+        self.bytes + more <= self.limits.bytes.saturating_mul(2)
     }
 
     /// A run that was started, or is to be stopped when it starts.
@@ -142,8 +146,13 @@ impl Control {
     }
 
     /// All runs, by name.
-    pub fn runs(&self) -> impl Iterator<Item = (&Name, &Run)> {
+    pub fn runs(&self) -> impl ExactSizeIterator<Item = (&Name, &Run)> {
         self.runs.iter()
+    }
+
+    /// Whether a run has started and not ended.
+    pub fn is_live(&self, name: &Name) -> bool {
+        self.runs.get(name).is_some_and(Run::is_live)
     }
 
     /// The names of the runs that have started and not ended.
@@ -184,27 +193,37 @@ impl Control {
     }
 
     pub(super) fn set_run(&mut self, name: &Name, run: Run) {
-        self.mark(Key::Run(name.clone()));
+        self.change(Key::Run(name.clone()), Some(record(&run)));
         self.runs.insert(name.clone(), run);
     }
 
+    pub(super) fn forget_run(&mut self, name: &Name) {
+        self.change(Key::Run(name.clone()), None);
+        self.runs.remove(name);
+    }
+
     pub(super) fn set_command(&mut self, id: &Name, command: Command) {
-        self.mark(Key::Command(id.clone()));
+        self.change(Key::Command(id.clone()), Some(command_record(&command)));
         self.commands.insert(id.clone(), command);
     }
 
     pub(super) fn forget_command(&mut self, id: &Name) {
-        self.mark(Key::Command(id.clone()));
+        self.change(Key::Command(id.clone()), None);
         self.commands.remove(id);
     }
 
     pub(super) fn set_approval(&mut self, id: &Name, approval: Approval) {
-        self.mark(Key::Approval(id.clone()));
+        self.change(Key::Approval(id.clone()), Some(record(&approval)));
         self.approvals.insert(id.clone(), approval);
     }
 
-    fn mark(&mut self, key: Key) {
-        self.dirty.insert(key);
+    fn change(&mut self, key: Key, value: Option<Bytes>) {
+        let before = match &value {
+            Some(value) => self.sizes.insert(key.clone(), value.len()),
+            None => self.sizes.remove(&key),
+        };
+        self.bytes = self.bytes + value.as_ref().map_or(0, Bytes::len) - before.unwrap_or(0);
+        self.changes.insert(key, value);
         self.due = None;
     }
 
@@ -221,9 +240,10 @@ impl Control {
 
     /// The store gave a new command its place.
     pub fn set_entry(&mut self, id: &Name, entry: EntryId) {
-        if let Some(command) = self.commands.get_mut(id) {
-            command.entry = Some(entry);
-        }
+        let Some(command) = self.commands.get_mut(id) else { return };
+        command.entry = Some(entry);
+        let size = command_record(command).len();
+        self.bytes = self.bytes + size - self.sizes.insert(Key::Command(id.clone()), size).unwrap_or(0);
     }
 
     /// The earliest deadline, and what happens then.
@@ -234,7 +254,21 @@ impl Control {
         self.due.clone().flatten()
     }
 
+    /// Everything whose deadline is not after `now`, the earliest first.
+    pub fn due_by(&mut self, now: Ms) -> Vec<Due> {
+        if self.next_due().is_none_or(|(at, _)| at > now) {
+            return Vec::new();
+        }
+        let mut due: Vec<_> = self.deadlines().filter(|(at, _)| *at <= now).collect();
+        due.sort_by_key(|(at, _)| *at);
+        due.into_iter().map(|(_, due)| due).collect()
+    }
+
     fn find_due(&self) -> Option<(Ms, Due)> {
+        self.deadlines().min_by_key(|(at, _)| *at)
+    }
+
+    fn deadlines(&self) -> impl Iterator<Item = (Ms, Due)> {
         let leases = self.runs.iter().filter(|(_, run)| run.is_live());
         let leases = leases.map(|(name, run)| (self.touched(name) + run.lease_ms, Due::Lease(name.clone())));
         let graces = self.runs.iter().filter_map(|(name, run)| match &run.status {
@@ -246,7 +280,7 @@ impl Control {
         let approvals = self.approvals.iter().filter(|(_, a)| a.status == ApprovalStatus::Pending);
         let approvals = approvals.map(|(id, a)| (a.expires, Due::Approval(id.clone())));
         // A stop goes before a lost lease of the same instant: it was asked for.
-        graces.chain(leases).chain(commands).chain(approvals).min_by_key(|(at, _)| *at)
+        graces.chain(leases).chain(commands).chain(approvals)
     }
 }
 
@@ -272,4 +306,81 @@ fn split_entry(value: &[u8]) -> (&[u8], Option<EntryId>) {
     let end = memchr::memrchr(b'}', value).map_or(value.len(), |at| at + 1);
     let entry = std::str::from_utf8(&value[end..]).ok().and_then(|text| text.trim().parse().ok());
     (&value[..end], entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::rules::{
+        EndStatus,
+        scene::{Scene, name},
+    };
+
+    fn stored(control: &Control, records: &BTreeMap<String, Bytes>) -> State {
+        State {
+            version: "v".into(),
+            created: 0,
+            closed: control.closed,
+            records: records.clone().into_iter().collect(),
+            touched: control.touched.iter().map(|(run, at)| (run.clone(), *at)).collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_read_back_is_what_was_written() {
+        let mut scene = Scene::new();
+        let mut records = BTreeMap::new();
+        let steps: [&dyn Fn(&mut Scene); 8] = [
+            &|scene| drop(scene.start("r").unwrap()),
+            &|scene| drop(scene.start_with("s", |request| request.parent = Some(name("r"))).unwrap()),
+            &|scene| drop(scene.ask("a", Some("r"), None).unwrap()),
+            &|scene| drop(scene.command("steer", |request| request.ttl_ms = Some(500)).unwrap()),
+            &|scene| drop(scene.stop_tree("r", 100).unwrap()),
+            &|scene| drop(scene.stop("later", 100).unwrap()),
+            &|scene| drop(scene.end("s", EndStatus::Failed).unwrap()),
+            &|scene| scene.wait(1_000),
+        ];
+        for step in steps {
+            step(&mut scene);
+            scene.control.set_entry(&name("c1"), EntryId { ms: 17, n: 4 });
+            for (key, value) in scene.control.take_changes() {
+                match value {
+                    Some(value) => records.insert(key, value),
+                    None => records.remove(&key),
+                };
+            }
+            let mut read = Control::read(&stored(&scene.control, &records), Limits::default()).unwrap();
+            assert_eq!(read.runs, scene.control.runs);
+            assert_eq!(read.approvals, scene.control.approvals);
+            assert_eq!(read.next_due(), scene.control.next_due());
+            let plain = |commands: &BTreeMap<Name, Command>| -> Vec<_> {
+                commands.iter().map(|(id, c)| (id.clone(), Command { entry: None, ..c.clone() })).collect()
+            };
+            assert_eq!(plain(&read.commands), plain(&scene.control.commands));
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_records() {
+        let mut scene = Scene::new();
+        scene.start("r").unwrap();
+        scene.command("steer", |_| {}).unwrap();
+        scene.stop("r", 100).unwrap();
+        scene.control.set_entry(&name("c1"), EntryId { ms: 1_795_348_816_123, n: 42 });
+        scene.command("stop", |request| (request.run, request.ttl_ms) = (Some(name("x")), Some(1))).unwrap();
+        scene.wait(1_000);
+        let runs = scene.control.runs.values().map(|run| record(run).len()).sum::<usize>();
+        let commands = scene.control.commands.values().map(|command| command_record(command).len()).sum::<usize>();
+        assert_eq!(scene.control.bytes(), runs + commands);
+    }
+
+    #[test]
+    fn a_record_that_nobody_wrote_is_an_error() {
+        for (key, value) in [("run:r", "{"), ("run:r", "[]"), ("run:a b", "{}"), ("colour:r", "{}"), ("run", "{}")] {
+            let records = BTreeMap::from([(key.to_owned(), Bytes::from(value))]);
+            assert!(Control::read(&stored(&Control::default(), &records), Limits::default()).is_err(), "{key} {value}");
+        }
+    }
 }

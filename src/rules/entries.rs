@@ -1,12 +1,13 @@
 //! The entries that the gateway writes itself.
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::{event::Payload, id::Name, store::Part};
 
 /// An event of the gateway's, about an agent and a run where there is one.
-pub fn event(part: &mut Part, kind: &str, agent: Option<&Name>, run: Option<&Name>, data: &Value) {
+pub fn event(part: &mut Part, kind: &str, agent: Option<&Name>, run: Option<&Name>, data: &impl Serialize) {
     let mut payload = Payload::new(kind);
     payload.name("agent", agent);
     payload.name("run", run);
@@ -15,11 +16,11 @@ pub fn event(part: &mut Part, kind: &str, agent: Option<&Name>, run: Option<&Nam
 }
 
 /// A command, as agents read it.
-pub fn command(kind: &str, id: &Name, agent: Option<&Name>, run: Option<&Name>, data: &Value) -> Bytes {
+pub fn command(kind: &str, id: &Name, agent: Option<&Name>, run: Option<&Name>, data: Option<&RawValue>) -> Bytes {
     let mut payload = Payload::new(kind);
     payload.name("command", Some(id));
     payload.name("agent", agent);
     payload.name("run", run);
-    payload.value("data", data);
+    payload.value("data", &data);
     payload.finish()
 }

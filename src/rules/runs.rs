@@ -86,12 +86,36 @@ pub struct Run {
     pub lease_ms: Ms,
     /// When this attempt started.
     pub started: Ms,
+    /// It was asked to stop: no attempt begins after this one.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub stopped: bool,
     /// It was stopped with all that descends from it: what still starts below it ends at once.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub tree_stopped: bool,
+    /// The commands that asked it to stop, and end with it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub stops: Vec<Name>,
 }
 
+/// What the record of a run takes beyond its names, in bytes: an upper bound.
+pub const RECORD_BYTES: usize = 320;
+
 impl Run {
+    /// A run that has not started, and is to end as it does.
+    pub fn expected(tree: bool, now: Ms) -> Self {
+        Run {
+            status: RunStatus::Expected,
+            agent: None,
+            parent: None,
+            attempt: 0,
+            lease_ms: 0,
+            started: now,
+            stopped: true,
+            tree_stopped: tree,
+            stops: Vec::new(),
+        }
+    }
+
     /// Started and not ended.
     pub fn is_live(&self) -> bool {
         matches!(self.status, RunStatus::Running | RunStatus::Stopping { .. })
@@ -131,16 +155,7 @@ pub struct RunView {
 /// What a run looks like now. The run must exist.
 pub fn view(control: &Control, name: &Name, now: Ms) -> RunView {
     let touched = control.touched(name);
-    let missing = || Run {
-        status: RunStatus::Expected,
-        agent: None,
-        parent: None,
-        attempt: 0,
-        lease_ms: 0,
-        started: 0,
-        tree_stopped: false,
-    };
-    let run = control.run(name).cloned().unwrap_or_else(missing);
+    let run = control.run(name).cloned().unwrap_or_else(|| Run::expected(false, now));
     RunView {
         run: name.clone(),
         status: match &run.status {
@@ -207,12 +222,9 @@ pub fn start(
     }
     let before = control.run(name).cloned();
     match &before {
-        None if control.runs().count() >= control.limits.runs => {
-            return Err(Refusal::TooManyRuns(control.limits.runs));
-        }
-        None if !control.has_room() => return Err(Refusal::ControlFull(control.limits.bytes)),
+        None => room(control, name)?,
         Some(run) => match run.status {
-            RunStatus::Ended { how: EndStatus::Lost | EndStatus::Failed, .. } if request.takeover => {}
+            RunStatus::Ended { how: EndStatus::Lost | EndStatus::Failed, .. } if request.takeover && !run.stopped => {}
             // What was stopped or done stays so.
             RunStatus::Ended { how, .. } => {
                 return Err(Refusal::RunEnded { run: name.clone(), attempt: run.attempt, status: how });
@@ -222,7 +234,6 @@ pub fn start(
             }
             _ => {}
         },
-        None => {}
     }
 
     let live = before.as_ref().filter(|run| run.is_live());
@@ -242,7 +253,9 @@ pub fn start(
         attempt: old.map_or(0, |run| run.attempt) + 1,
         lease_ms: lease.or_else(|| old.map(|run| run.lease_ms).filter(|ms| *ms > 0)).unwrap_or(LEASE_DEFAULT),
         started: now,
+        stopped: false,
         tree_stopped: old.is_some_and(|run| run.tree_stopped),
+        stops: live.map(|run| run.stops.clone()).unwrap_or_default(),
     };
     let mut data = json!({"attempt": run.attempt, "lease_ms": run.lease_ms});
     if let Some(parent) = &run.parent {
@@ -260,6 +273,17 @@ pub fn start(
         end(control, name, EndStatus::Cancelled, Some("stopped before it started"), now, part);
     }
     Ok(Reply::Run(view(control, name, now)))
+}
+
+/// Whether one more run can be remembered.
+pub fn room(control: &Control, name: &Name) -> Result<(), Refusal> {
+    if control.runs().len() >= control.limits.runs {
+        return Err(Refusal::TooManyRuns(control.limits.runs));
+    }
+    if !control.has_room(name.as_str().len() + RECORD_BYTES) {
+        return Err(Refusal::ControlFull(control.limits.bytes));
+    }
+    Ok(())
 }
 
 fn check_parent(control: &Control, run: &Name, parent: &Name) -> Result<(), Refusal> {
@@ -302,18 +326,26 @@ pub fn live<'a>(control: &'a Control, name: &Name, attempt: Option<u32>) -> Resu
 }
 
 /// Checks that every event's run may still write, and renews leases. Gives the runs that are asked to stop.
+///
+/// A request that says which attempt it comes from is refused where there is no such run: it was written for a session
+/// that is gone.
 pub fn append(control: &mut Control, now: Ms, append: &Append, effects: &mut Effects) -> Result<Vec<RunView>, Refusal> {
     let mut seen: Vec<&Name> = Vec::new();
+    if append.attempt.is_some()
+        && let Some(run) = &append.run
+    {
+        live(control, run, append.attempt)?;
+        seen.push(run);
+    }
+    let said = append.attempt.filter(|_| append.run.is_none());
     for run in append.events.iter().filter_map(|event| event.run.as_ref()) {
         // The events of a request mostly share one run.
         if !seen.contains(&run) {
             // Runs that nobody started are labels.
             let registered = control.run(run).is_some_and(|run| run.status != RunStatus::Expected);
-            if registered {
-                live(control, run, append.attempt)?;
+            if registered || said.is_some() {
+                live(control, run, said)?;
                 seen.push(run);
-            } else if append.attempt.is_some() {
-                return Err(Refusal::UnknownRun(run.clone()));
             }
         }
     }
@@ -331,25 +363,21 @@ pub fn append(control: &mut Control, now: Ms, append: &Append, effects: &mut Eff
     Ok(stopping)
 }
 
-/// Asks a live run to stop, once; a later stop can only shorten its grace.
+/// Asks a live run to stop, once; a later stop can only shorten its grace. The run ends by itself, or at its deadline.
 pub fn stop(control: &mut Control, name: &Name, grace: Ms, tree: bool, now: Ms, command: &Name, part: &mut Part) {
-    let Some(run) = control.run(name).cloned() else { return };
+    let Some(mut run) = control.run(name).cloned() else { return };
     let until = now + grace;
-    if tree && !run.tree_stopped {
-        control.set_run(name, Run { tree_stopped: true, ..run.clone() });
-    }
-    match run.status {
-        RunStatus::Stopping { until: before } if before <= until => {}
-        RunStatus::Stopping { .. } => {
-            let run = control.run(name).cloned().unwrap_or(run);
-            control.set_run(name, Run { status: RunStatus::Stopping { until }, ..run });
+    run.tree_stopped |= tree;
+    run.stops.push(command.clone());
+    match &mut run.status {
+        RunStatus::Stopping { until: before } => *before = until.min(*before),
+        RunStatus::Running => {
+            control.set_run(name, run);
+            return stopping(control, name, until, now, Some(command), part);
         }
-        RunStatus::Running => stopping(control, name, until, now, Some(command), part),
-        RunStatus::Expected | RunStatus::Ended { .. } => {}
+        RunStatus::Expected | RunStatus::Ended { .. } => return,
     }
-    if grace == 0 && control.run(name).is_some_and(Run::is_live) {
-        end(control, name, EndStatus::Cancelled, Some("stopped"), now, part);
-    }
+    control.set_run(name, run);
 }
 
 fn stopping(control: &mut Control, name: &Name, until: Ms, now: Ms, command: Option<&Name>, part: &mut Part) {
@@ -359,14 +387,15 @@ fn stopping(control: &mut Control, name: &Name, until: Ms, now: Ms, command: Opt
         data["command"] = json!(command);
     }
     entries::event(part, "run.stopping", run.agent.as_ref(), Some(name), &data);
-    control.set_run(name, Run { status: RunStatus::Stopping { until }, ..run });
+    control.set_run(name, Run { status: RunStatus::Stopping { until }, stopped: true, ..run });
 }
 
 /// Ends a live run, and whatever was asked of it.
 pub fn end(control: &mut Control, name: &Name, how: EndStatus, reason: Option<&str>, now: Ms, part: &mut Part) {
+    let stops = control.run(name).map(|run| run.stops.clone()).unwrap_or_default();
     end_attempt(control, name, how, reason, now, part);
     super::approvals::run_ended(control, name, part);
-    commands::run_ended(control, name, how, now, part);
+    commands::run_ended(control, name, &stops, how, now, part);
 }
 
 /// Ends an attempt; what was asked of the run stays open for the next one.
@@ -377,5 +406,185 @@ fn end_attempt(control: &mut Control, name: &Name, how: EndStatus, reason: Optio
         data["reason"] = json!(reason);
     }
     entries::event(part, "run.ended", run.agent.as_ref(), Some(name), &data);
-    control.set_run(name, Run { status: RunStatus::Ended { how, at: now }, ..run });
+    control.set_run(name, Run { status: RunStatus::Ended { how, at: now }, stops: Vec::new(), ..run });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::{
+        Action, Limits,
+        scene::{Scene, name},
+    };
+
+    #[test]
+    fn a_run_starts_and_ends_once() {
+        let mut scene = Scene::new();
+        scene.start("r").unwrap();
+        assert!(matches!(scene.start("r"), Err(Refusal::RunExists { attempt: 1, .. })));
+        scene.append("r", None).unwrap();
+        scene.end("r", EndStatus::Completed).unwrap();
+        assert_eq!(scene.about("r"), ["started", "ended completed"]);
+        let ended = |result| matches!(result, Err(Refusal::RunEnded { attempt: 1, status: EndStatus::Completed, .. }));
+        assert!(ended(scene.end("r", EndStatus::Failed)));
+        assert!(ended(scene.append("r", None)));
+        assert!(ended(scene.start("r")));
+        assert!(ended(scene.take_over("r")), "what is done stays so");
+        assert!(ended(scene.act(Action::Heartbeat { run: name("r"), attempt: None })));
+        assert_eq!(scene.about("r"), ["started", "ended completed"]);
+    }
+
+    #[test]
+    fn a_name_that_nobody_registered_is_a_label() {
+        let mut scene = Scene::new();
+        scene.append("label", None).unwrap();
+        assert!(matches!(scene.append("label", Some(1)), Err(Refusal::UnknownRun(_))));
+        assert!(matches!(scene.end("label", EndStatus::Completed), Err(Refusal::UnknownRun(_))));
+    }
+
+    #[test]
+    fn a_silent_run_is_lost_when_its_lease_is_over_and_not_before() {
+        let mut scene = Scene::new();
+        scene.start_with("r", |request| request.lease_ms = Some(1_000)).unwrap();
+        scene.wait(999);
+        assert_eq!(scene.status("r"), "running");
+        scene.wait(1);
+        assert_eq!(scene.about("r"), ["started", "ended lost"]);
+        assert!(matches!(scene.append("r", None), Err(Refusal::RunEnded { status: EndStatus::Lost, .. })));
+    }
+
+    #[test]
+    fn whatever_a_run_sends_renews_its_lease() {
+        let mut scene = Scene::new();
+        scene.start_with("r", |request| request.lease_ms = Some(1_000)).unwrap();
+        for _ in 0..5 {
+            scene.wait(800);
+            scene.append("r", None).unwrap();
+            scene.wait(800);
+            scene.act(Action::Heartbeat { run: name("r"), attempt: Some(1) }).unwrap();
+        }
+        assert_eq!(scene.about("r"), ["started"]);
+    }
+
+    #[test]
+    fn a_takeover_ends_the_old_attempt_and_fences_it_off() {
+        let mut scene = Scene::new();
+        scene.start("r").unwrap();
+        let Ok(Reply::Run(view)) = scene.take_over("r") else { panic!() };
+        assert_eq!(view.attempt, 2);
+        assert_eq!(scene.about("r"), ["started", "ended lost", "started"]);
+        let stale = |result| matches!(result, Err(Refusal::StaleAttempt { given: 1, current: 2, .. }));
+        assert!(stale(scene.append("r", Some(1))));
+        assert!(stale(scene.act(Action::Heartbeat { run: name("r"), attempt: Some(1) })));
+        assert!(stale(scene.act(Action::End {
+            run: name("r"),
+            attempt: Some(1),
+            status: EndStatus::Completed,
+            reason: None
+        })));
+        scene.append("r", Some(2)).unwrap();
+    }
+
+    #[test]
+    fn an_attempt_said_of_one_run_is_not_said_of_others() {
+        let mut scene = Scene::new();
+        scene.start("r").unwrap();
+        scene.take_over("r").unwrap();
+        scene.start("other").unwrap();
+        let events = ["r", "other", "label"].map(|run| crate::event::Event {
+            run: Some(name(run)),
+            agent: None,
+            payload: format!("{{\"run\":\"{run}\"}}").into(),
+        });
+        let append = |attempt| {
+            let events = events.to_vec();
+            Action::Append(Append { events, run: Some(name("r")), attempt: Some(attempt), producer: None })
+        };
+        scene.act(append(2)).unwrap();
+        assert!(matches!(scene.act(append(1)), Err(Refusal::StaleAttempt { .. })));
+        // The header is about the request's run even if its events name none.
+        let bare = Append { run: Some(name("r")), attempt: Some(1), ..Append::default() };
+        assert!(matches!(scene.act(Action::Append(bare)), Err(Refusal::StaleAttempt { .. })));
+    }
+
+    #[test]
+    fn what_was_lost_or_failed_is_taken_up_again_by_the_next_attempt() {
+        for how in [EndStatus::Failed, EndStatus::Lost] {
+            let mut scene = Scene::new();
+            scene.start_with("r", |request| request.lease_ms = Some(1_000)).unwrap();
+            match how {
+                EndStatus::Lost => scene.wait(1_000),
+                _ => drop(scene.end("r", how).unwrap()),
+            }
+            assert!(matches!(scene.start("r"), Err(Refusal::RunEnded { .. })), "only a takeover says that it knows");
+            let Ok(Reply::Run(view)) = scene.take_over("r") else { panic!() };
+            assert_eq!((view.attempt, view.lease_ms), (2, 1_000));
+        }
+    }
+
+    #[test]
+    fn a_stop_survives_a_takeover_a_lost_lease_and_a_failure() {
+        let mut scene = Scene::new();
+        scene.start("r").unwrap();
+        scene.stop("r", 5_000).unwrap();
+        scene.take_over("r").unwrap();
+        assert_eq!(scene.about("r"), ["started", "stopping", "ended lost", "started", "stopping"]);
+        scene.wait(4_999);
+        assert_eq!(scene.status("r"), "stopping");
+        scene.wait(1);
+        assert_eq!(scene.status("r"), "cancelled");
+        assert_eq!(scene.outcomes("c1"), ["consumed"]);
+
+        for how in [EndStatus::Failed, EndStatus::Lost] {
+            let mut scene = Scene::new();
+            scene.start_with("r", |request| request.lease_ms = Some(1_000)).unwrap();
+            scene.stop("r", 5_000).unwrap();
+            match how {
+                EndStatus::Lost => scene.wait(1_000),
+                _ => drop(scene.end("r", how).unwrap()),
+            }
+            assert!(matches!(scene.take_over("r"), Err(Refusal::RunEnded { .. })), "{how}");
+            assert_eq!(scene.outcomes("c1"), ["superseded"]);
+        }
+    }
+
+    #[test]
+    fn bad_durations_are_refused() {
+        let mut scene = Scene::new();
+        for lease in [0, -1, 99, LEASE_MAX as i64 + 1, 365 * 86_400_000, i64::MIN, i64::MAX] {
+            let result = scene.start_with("r", |request| request.lease_ms = Some(lease));
+            assert!(matches!(result, Err(Refusal::OutOfRange { what: "lease_ms", .. })), "{lease}");
+        }
+        assert_eq!(scene.control.runs().len(), 0);
+    }
+
+    #[test]
+    fn a_run_cannot_be_above_itself() {
+        let mut scene = Scene::new();
+        let parent = |parent: &str| {
+            let parent = name(parent);
+            move |request: &mut RunRequest| (request.parent, request.takeover) = (Some(parent), true)
+        };
+        assert!(matches!(scene.start_with("a", parent("a")), Err(Refusal::ParentCircle { .. })));
+        assert!(matches!(scene.start_with("a", parent("nobody")), Err(Refusal::UnknownRun(_))));
+        scene.start("a").unwrap();
+        scene.start_with("b", parent("a")).unwrap();
+        scene.start_with("c", parent("b")).unwrap();
+        assert!(matches!(scene.start_with("a", parent("c")), Err(Refusal::ParentCircle { .. })));
+        assert_eq!(scene.about("a"), ["started"]);
+    }
+
+    #[test]
+    fn a_session_holds_so_many_runs() {
+        let mut scene = Scene::with(Limits { runs: 3, ..Limits::default() });
+        for run in ["a", "b", "c"] {
+            scene.start(run).unwrap();
+        }
+        assert!(matches!(scene.start("d"), Err(Refusal::TooManyRuns(3))));
+        assert!(
+            matches!(scene.stop("d", 0), Err(Refusal::TooManyRuns(3))),
+            "nor what is to be stopped before it starts"
+        );
+        scene.take_over("a").unwrap();
+    }
 }

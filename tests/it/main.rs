@@ -3,7 +3,9 @@
 mod bad_input;
 mod cli;
 mod commands;
+mod early_answers;
 mod events;
+mod independent_clients;
 mod replicas;
 mod resume_model;
 mod store_contract;

@@ -9,7 +9,7 @@ use moorline::{
     hub::{Follower, Hub, Start, Update},
     id::{EntryId, Lane, Name},
     rules::{Action, Append, Limits},
-    store::{Lost, Retention, Store},
+    store::{Lost, Retention, Store, redis::RedisConfig},
     writer::Writers,
 };
 use proptest::{
@@ -77,9 +77,10 @@ struct Client {
 }
 
 impl World {
-    fn new(store: Arc<dyn Store>) -> Self {
-        let writers = Writers::new(store.clone(), Limits::default());
-        let hubs = [Hub::new(store.clone(), writers.clone()), Hub::new(store.clone(), writers.clone())];
+    fn new(stores: [Arc<dyn Store>; 2]) -> Self {
+        let writers = Writers::new(stores[0].clone(), Limits::default());
+        let hubs = stores.each_ref().map(|store| Hub::new(store.clone(), writers.clone()));
+        let [store, _] = stores;
         let session = unique("s").parse().expect("a name");
         World { store, writers, hubs, session, said: HashMap::new(), life: 0, last: None, counted: 0 }
     }
@@ -167,14 +168,18 @@ impl Client {
     }
 }
 
-async fn live_through(store: Arc<dyn Store>, steps: Vec<Step>) {
-    let mut world = World::new(store);
+async fn live_through(stores: [Arc<dyn Store>; 2], steps: Vec<Step>) {
+    let mut world = World::new(stores);
     let mut clients: [Client; CLIENTS] = Default::default();
     for step in steps {
         match step {
             Step::Append(count) => world.append(count).await,
             Step::Delete => world.delete().await,
-            Step::Cut(client) => clients[client].follower = None,
+            Step::Cut(client) => {
+                clients[client].follower = None;
+                // It begins anew, wherever the log then does.
+                clients[client].first = None;
+            }
             Step::Take(client, count) => {
                 for _ in 0..count {
                     // Only what is there: nobody knows how much the client has seen.
@@ -191,13 +196,14 @@ async fn live_through(store: Arc<dyn Store>, steps: Vec<Step>) {
     }
 }
 
-fn run(store: impl AsyncFn() -> Arc<dyn Store>) {
+fn run(stores: impl AsyncFn() -> [Arc<dyn Store>; 2]) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let store = runtime.block_on(store());
-    let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
-    let outcome = runner.run(&steps(), |steps| {
-        runtime.block_on(live_through(store.clone(), steps));
+    let stores = runtime.block_on(stores());
+    // Every failure waits for its client in vain: few attempts at a smaller one.
+    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
+    let outcome = TestRunner::new(config).run(&steps(), |steps| {
+        runtime.block_on(live_through(stores.clone(), steps));
         Ok(())
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
@@ -205,12 +211,23 @@ fn run(store: impl AsyncFn() -> Arc<dyn Store>) {
 
 #[test]
 fn memory_clients_miss_nothing_and_see_nothing_twice() {
-    run(async || Backend::Memory.store(Retention { cap: CAP, ..Retention::default() }).await);
+    run(async || {
+        let store = Backend::Memory.store(Retention { cap: CAP, ..Retention::default() }).await;
+        [store.clone(), store]
+    });
 }
 
 #[test]
 fn redis_clients_miss_nothing_and_see_nothing_twice() {
     // Redis cuts whole nodes of a stream: small ones, so that it does.
     let server = RedisServer::start_with(&["--stream-node-max-entries", "4"]);
-    run(async || Arc::new(connect(&server, |config| config.retention.cap = CAP).await) as Arc<dyn Store>);
+    let prefix = unique("resume") + ":";
+    let replica = async || {
+        let configure = |config: &mut RedisConfig| {
+            config.retention.cap = CAP;
+            config.prefix = prefix.clone();
+        };
+        Arc::new(connect(&server, configure).await) as Arc<dyn Store>
+    };
+    run(async || [replica().await, replica().await]);
 }

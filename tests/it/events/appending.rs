@@ -198,13 +198,14 @@ async fn a_run_that_is_a_body_and_is_stopped_has_not_completed(backend: Backend)
         Endless::send(request.header("content-type", "application/x-ndjson"))
     };
     // Stopped while the body waits, with grace and without.
-    for (run, grace, status) in [("r", 60_000, "stopping"), ("q", 0, "cancelled")] {
+    for (run, grace, status) in [("r", 600_000, "stopping"), ("q", 0, "cancelled")] {
         let body = put(run);
         body.piece("{\"type\":\"n\"}\n").await;
         stream.until("n").await;
         session.post("/commands", json!({"type": "stop", "run": run, "grace_ms": grace})).await.is(202);
-        let answer = body.answered().await.is(201);
-        assert_eq!(answer["run"]["status"], status, "{answer}");
+        let answer = body.answered().await;
+        let told = if grace > 0 { answer.is(201) } else { answer.problem(409, "run_ended") };
+        assert_eq!((&told["appended"], &told["run"]["status"]), (&json!(1), &json!(status)), "{told}");
         let view = session.get("").await.is(200);
         let runs = view["runs"].as_array().expect("runs");
         let shown = runs.iter().find(|shown| shown["run"] == run).expect("the run");

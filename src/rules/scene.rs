@@ -1,0 +1,164 @@
+//! A session in a test: the rules, a clock, and what they wrote.
+
+use serde_json::{Value, json, value::RawValue};
+
+use super::*;
+
+/// A session that only the rules know.
+pub struct Scene {
+    pub control: Control,
+    pub now: Ms,
+    /// The events lane, as JSON.
+    pub events: Vec<Value>,
+    /// The commands lane, as JSON.
+    pub commands: Vec<Value>,
+}
+
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub fn raw(value: Value) -> Box<RawValue> {
+    serde_json::value::to_raw_value(&value).unwrap()
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    pub fn with(limits: Limits) -> Self {
+        Scene { control: Control::new(limits), now: 1_000_000, events: Vec::new(), commands: Vec::new() }
+    }
+
+    /// Does what a writer does with one action: judges, applies, commits, and (to test that too) reads the records back.
+    pub fn act(&mut self, action: Action) -> Result<Reply, Refusal> {
+        let before = (self.events.len(), self.commands.len());
+        let mut effects = Effects::default();
+        judge(&mut self.control, self.now, &mut effects);
+        let judged = effects.parts.len();
+        let result = apply(&mut self.control, self.now, &action, &mut effects);
+        if result.is_err() {
+            assert_eq!(effects.parts.len(), judged, "a refusal writes nothing: {action:?}");
+        }
+        let read = |bytes: &bytes::Bytes| serde_json::from_slice(bytes).unwrap();
+        for part in &effects.parts {
+            self.events.extend(part.events.iter().map(read));
+            self.commands.extend(part.commands.iter().map(read));
+        }
+        for run in &effects.touch {
+            self.control.touch(run, self.now);
+        }
+        assert!(self.control.next_due().is_none_or(|(at, _)| at > self.now), "what is due has been judged");
+        if result.is_err() && judged == 0 {
+            assert_eq!((self.events.len(), self.commands.len()), before);
+        }
+        result
+    }
+
+    pub fn wait(&mut self, ms: Ms) {
+        self.now += ms;
+        self.act(Action::Tick).unwrap();
+    }
+
+    pub fn start(&mut self, run: &str) -> Result<Reply, Refusal> {
+        self.start_with(run, |_| {})
+    }
+
+    pub fn start_with(&mut self, run: &str, set: impl FnOnce(&mut RunRequest)) -> Result<Reply, Refusal> {
+        let mut request = RunRequest { run: name(run), agent: None, parent: None, lease_ms: None, takeover: false };
+        set(&mut request);
+        self.act(Action::Start(request))
+    }
+
+    pub fn take_over(&mut self, run: &str) -> Result<Reply, Refusal> {
+        self.start_with(run, |request| request.takeover = true)
+    }
+
+    pub fn end(&mut self, run: &str, status: EndStatus) -> Result<Reply, Refusal> {
+        self.act(Action::End { run: name(run), attempt: None, status, reason: None })
+    }
+
+    pub fn append(&mut self, run: &str, attempt: Option<u32>) -> Result<Reply, Refusal> {
+        let event =
+            Event { run: Some(name(run)), agent: None, payload: json!({"type": "t", "run": run}).to_string().into() };
+        self.act(Action::Append(Append { events: vec![event], attempt, ..Append::default() }))
+    }
+
+    pub fn command(&mut self, kind: &str, set: impl FnOnce(&mut CommandRequest)) -> Result<Reply, Refusal> {
+        let mut request = CommandRequest {
+            id: name(&format!("c{}", self.commands.len() + 1)),
+            kind: kind.into(),
+            agent: None,
+            run: None,
+            data: None,
+            ttl_ms: None,
+            grace_ms: None,
+            tree: false,
+            decision: None,
+        };
+        set(&mut request);
+        self.act(Action::Command(request))
+    }
+
+    pub fn stop(&mut self, run: &str, grace: i64) -> Result<Reply, Refusal> {
+        self.command("stop", |request| (request.run, request.grace_ms) = (Some(name(run)), Some(grace)))
+    }
+
+    pub fn stop_tree(&mut self, run: &str, grace: i64) -> Result<Reply, Refusal> {
+        self.command("stop", |request| {
+            (request.run, request.grace_ms, request.tree) = (Some(name(run)), Some(grace), true);
+        })
+    }
+
+    pub fn report(&mut self, command: &str, consumed: bool) -> Result<Reply, Refusal> {
+        self.act(Action::Outcome(OutcomeRequest { command: name(command), consumed, reason: None }))
+    }
+
+    pub fn ask(&mut self, approval: &str, run: Option<&str>, expires_ms: Option<i64>) -> Result<Reply, Refusal> {
+        self.act(Action::Approval(ApprovalRequest {
+            approval: name(approval),
+            agent: None,
+            run: run.map(name),
+            attempt: None,
+            prompt: raw(json!("sure?")),
+            expires_ms,
+            on_expiry: Verdict::Deny,
+        }))
+    }
+
+    pub fn decide(&mut self, approval: &str, verdict: Verdict) -> Result<Reply, Refusal> {
+        self.command("decide", |request| {
+            request.decision =
+                Some(Decision { approval: name(approval), verdict, data: raw(json!({"decision": verdict})) });
+        })
+    }
+
+    /// The gateway's events about a run, in short: `started`, `stopping`, `ended lost`, …
+    pub fn about(&self, run: &str) -> Vec<String> {
+        let about = self.events.iter().filter(|event| event["run"] == run);
+        let short = about.filter_map(|event| {
+            let kind = event["type"].as_str()?.strip_prefix("run.")?;
+            let status = event["data"]["status"].as_str().unwrap_or_default();
+            Some(format!("{kind} {status}").trim_end().to_owned())
+        });
+        short.collect()
+    }
+
+    /// The outcomes of a command.
+    pub fn outcomes(&self, command: &str) -> Vec<String> {
+        let about = self.events.iter().filter(|event| event["data"]["command"] == command);
+        let kinds = about.filter_map(|event| event["type"].as_str()?.strip_prefix("command."));
+        kinds.filter(|kind| *kind != "issued").map(str::to_owned).collect()
+    }
+
+    /// The types of the events about an approval.
+    pub fn about_approval(&self, approval: &str) -> Vec<&str> {
+        let about = self.events.iter().filter(|event| event["data"]["approval"] == approval);
+        about.filter_map(|event| event["type"].as_str()?.strip_prefix("approval.")).collect()
+    }
+
+    pub fn status(&self, run: &str) -> &'static str {
+        run_view(&self.control, &name(run), self.now).status
+    }
+}
