@@ -198,7 +198,7 @@ impl Session {
                 return entries;
             }
             let mut page = page.is(200);
-            entries.extend(page["events"].as_array_mut().expect("events").drain(..));
+            entries.append(page["events"].as_array_mut().expect("events"));
             if page["up_to_date"] == true {
                 return entries;
             }
