@@ -5,7 +5,7 @@
 //! (`rate`) events are due at fixed times whether or not the gateway keeps up: an event that had to wait for its turn
 //! counts as late (no coordinated omission).
 //!
-//! The wire is driven by hand ([`wire`]): on the two cores that the load shares with the gateway, a full HTTP client
+//! The wire is driven by hand (`wire.rs`): on the two cores that the load shares with the gateway, a full HTTP client
 //! would take most of the time that is to be measured.
 
 mod live;

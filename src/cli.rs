@@ -3,6 +3,7 @@
 mod bench;
 mod command;
 mod demo;
+mod health;
 mod output;
 mod publish;
 mod serve;
@@ -36,19 +37,17 @@ struct Cli {
 enum Action {
     /// Run a gateway
     Serve(serve::ServeArgs),
-    /// Watch real agents stream through a gateway of their own: the thing to try first
     Demo(demo::DemoArgs),
-    /// Append events to a session
     Publish(publish::PublishArgs),
-    /// Follow a session: its history, then live, across lost connections
     Tail(tail::TailArgs),
-    /// Send a command to a session's agents
     Command(command::CommandArgs),
     /// Load a gateway and measure
     Bench(bench::BenchArgs),
     /// Look at sessions, close them, delete them
     #[command(subcommand)]
     Sessions(sessions::SessionsAction),
+    /// Ask a gateway whether it can serve
+    Health(health::HealthArgs),
 }
 
 /// Which gateway, and as whom.
@@ -106,6 +105,7 @@ pub fn main() -> ExitCode {
             Action::Command(args) => report(unless_interrupted(command::run(args)).await),
             Action::Bench(args) => report(bench::run(args).await),
             Action::Sessions(action) => report(unless_interrupted(sessions::run(action)).await),
+            Action::Health(args) => report(unless_interrupted(health::run(args)).await),
         }
     });
     // A read of stdin that waits for the terminal can't be cancelled; waiting for it would hold up the exit.

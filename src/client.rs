@@ -266,6 +266,15 @@ impl Client {
         self.send(request.timeout(ANSWER_TIMEOUT)).await.map(drop)
     }
 
+    /// Whether the gateway can serve: it runs, reaches its store, and is not going down.
+    pub async fn ready(&self, patience: Duration) -> Result<(), Error> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("readyz");
+        }
+        self.send(self.http.get(url).timeout(patience)).await.map(drop)
+    }
+
     /// Where a producer stands; `None` if the session doesn't know it.
     pub async fn producer_state(&self, session: &Name, producer: &Name) -> Result<Option<ProducerState>, Error> {
         let request = self.request(Method::GET, &[session.as_str(), "producers", producer.as_str()]);

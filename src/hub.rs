@@ -1,6 +1,6 @@
 //! Live sessions: one subscription for each session that somebody follows here, however many follow it.
 //!
-//! A [`Live`] session keeps the newest entries of each lane in a ring; every client is a [`Follower`], a cursor that
+//! A live session keeps the newest entries of each lane in a ring; every client is a [`Follower`], a cursor that
 //! reads on from the ring as long as it can and from the store where it can't. The seam between the two is the heart
 //! of Moorline:
 //!

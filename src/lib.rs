@@ -18,7 +18,7 @@
 //! | [`sse`] | what streams look like |
 //! | [`http`] | routes, problems, the server |
 //! | [`client`] | the client that reconnects by itself |
-//! | [`bench`] | the load tool |
+//! | [`bench`](mod@bench) | the load tool |
 //! | [`cli`] | the `moorline` program |
 //! | [`config`] | everything that can be set |
 

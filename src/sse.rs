@@ -9,6 +9,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     event::Head,
@@ -76,9 +77,10 @@ pub fn entry(item: &Item, format: Format) -> &Bytes {
 }
 
 /// The opening of a stream: how long a client should wait before it comes back. The jitter spreads out a crowd that
-/// was cut at the same time.
+/// was cut at the same time. A part of the frame that follows: a blank line here would be an empty message to
+/// fetch-event-source and httpx-sse.
 pub fn retry() -> Bytes {
-    format!("retry: {}\n\n", fastrand::u64(500..1500)).into()
+    format!("retry: {}\n", fastrand::u64(500..1500)).into()
 }
 
 /// History is done. `id` only for a client that began at `now`: a cut before its first entry loses nothing then.
@@ -145,6 +147,8 @@ impl Stream {
     }
 
     async fn chunk(&mut self) -> Option<Result<Bytes, StoreError>> {
+        // Set once: entries that the filter drops must not put the heartbeat off.
+        let beat = Instant::now() + self.heartbeat;
         loop {
             if !self.pending.is_empty() {
                 return Some(Ok(self.pending.split().freeze()));
@@ -152,7 +156,7 @@ impl Stream {
             if self.ended {
                 return None;
             }
-            match tokio::time::timeout(self.heartbeat, self.follower.next()).await {
+            match tokio::time::timeout_at(beat, self.follower.next()).await {
                 Err(_) => return Some(Ok(HEARTBEAT)),
                 Ok(Err(error)) => {
                     self.ended = true;

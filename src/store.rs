@@ -48,7 +48,7 @@ pub trait Store: Send + Sync + 'static {
     async fn delete(&self, session: &Name) -> Result<bool, StoreError>;
 
     /// Begins to push what is committed from now on to `tail`, until the subscription is dropped. A session needs not
-    /// exist to be subscribed to.
+    /// exist to be subscribed to. A store serves one subscriber a session, its hub; a later one may take its place.
     async fn subscribe(&self, session: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError>;
 
     /// Whether commits, reads and pushes work at this moment.

@@ -50,7 +50,7 @@ pub(super) struct DemoArgs {
     #[arg(long, env = "MOORLINE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     redis_url: Option<String>,
     /// Where to listen [default: 127.0.0.1:4770, or a free port if that is taken]
-    #[arg(long, env = "MOORLINE_LISTEN", value_name = "ADDR:PORT", value_parser = parse_listen)]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
     /// How fast the agents speak, in tokens a second
     #[arg(long, default_value_t = 30.0, value_parser = parse_speed, value_name = "TOKENS")]

@@ -70,6 +70,7 @@ pub(super) async fn run(args: TailArgs) -> Result<Ending, Failure> {
         agents: args.agent,
         runs: args.run,
         types: args.kind,
+        ..FollowOptions::default()
     };
     let follow = args.gateway.client()?.follow(&args.session, lane, options);
     let output = if args.json { Output::Json } else { Output::Readable(Printer::new(output::colours())) };
@@ -166,6 +167,8 @@ impl Show {
                 }
             }
             Update::Reset { reason, first } => {
+                // Something may be missed this time.
+                self.reconnecting = false;
                 let on = first.map_or("with what comes".to_owned(), |id| format!("at {id}"));
                 let why = output::printable(&reason).into_owned();
                 self.notice(&format!("the log no longer continues from here ({why}); going on {on}"))?;

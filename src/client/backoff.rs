@@ -5,6 +5,9 @@ use std::time::Duration;
 /// The first wait where the gateway named none.
 const FIRST: Duration = Duration::from_millis(250);
 
+/// Waits grow from at least this, whatever the gateway names: `retry: 0` must not become a busy loop.
+const LEAST: Duration = Duration::from_millis(20);
+
 /// Waits grow up to this: a user is watching.
 const LONGEST: Duration = Duration::from_secs(5);
 
@@ -35,12 +38,13 @@ impl Backoff {
 
     /// The wait after one more failure; no shorter than what the gateway asked for in its answer.
     pub fn next(&mut self, asked: Option<Duration>) -> Duration {
-        let ceiling = self.floor.saturating_mul(1 << self.failures.min(16)).min(LONGEST.max(self.floor));
+        let longest = LONGEST.max(self.floor);
+        let ceiling = self.floor.max(LEAST).saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures = self.failures.saturating_add(1);
         // Between the floor and half above the ceiling, evenly.
         let spread = (ceiling - self.floor) + ceiling / 2;
         let wait = self.floor + spread.mul_f64(fastrand::f64());
-        wait.min(LONGEST.max(self.floor)).max(asked.unwrap_or_default())
+        wait.min(longest).max(asked.unwrap_or_default())
     }
 }
 
@@ -65,7 +69,13 @@ mod tests {
         assert!(backoff.next(Some(Duration::from_secs(30))) >= Duration::from_secs(30));
         backoff.set_floor(Duration::from_secs(8));
         assert!(backoff.next(None) >= Duration::from_secs(8));
+    }
+
+    #[test]
+    fn no_wait_at_all_is_no_busy_loop() {
+        let mut backoff = Backoff::default();
         backoff.set_floor(Duration::ZERO);
-        assert_eq!(backoff.next(None), Duration::ZERO);
+        let total: Duration = (0..20).map(|_| backoff.next(None)).sum();
+        assert!(total > Duration::from_secs(5), "{total:?}");
     }
 }

@@ -25,8 +25,8 @@ use crate::{
     sse::decode::{Decoder, Frame},
 };
 
-/// A gateway sends a heartbeat at least every 15 s. Three missed ones mean that nobody is there any more, although
-/// TCP has not noticed.
+/// Gateways send a heartbeat every 15 s unless they are told otherwise. Three missed ones mean that nobody is there any
+/// more, although TCP has not noticed.
 const SILENCE: Duration = Duration::from_secs(45);
 
 /// The largest entry that is read. Gateways refuse events far below this.
@@ -43,7 +43,7 @@ pub enum Begin {
 }
 
 /// What to follow. The default: everything, from the start.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct FollowOptions {
     /// Continue after this entry.
     pub cursor: Option<EntryId>,
@@ -55,6 +55,21 @@ pub struct FollowOptions {
     pub runs: Vec<Name>,
     /// Only entries of these types; empty for all.
     pub types: Vec<String>,
+    /// A connection on which nothing came for this long, not even a heartbeat, is given up for another.
+    pub silence: Duration,
+}
+
+impl Default for FollowOptions {
+    fn default() -> Self {
+        FollowOptions {
+            cursor: None,
+            begin: Begin::default(),
+            agents: Vec::new(),
+            runs: Vec::new(),
+            types: Vec::new(),
+            silence: SILENCE,
+        }
+    }
 }
 
 /// One entry of a lane.
@@ -176,7 +191,9 @@ impl Follower {
                     sleep(*delay).await;
                     self.connect().await
                 }
-                State::Reading(body) => body.next_frame(self.client.base_url()).await.and_then(|f| self.take(f)),
+                State::Reading(body) => {
+                    body.next_frame(self.client.base_url(), self.options.silence).await.and_then(|f| self.take(f))
+                }
             };
             match step {
                 Ok(None) => {}
@@ -221,8 +238,9 @@ impl Follower {
         }
         // `headers` replaces what `request` set; `header` would add a second Accept.
         let accept = [(ACCEPT, HeaderValue::from_static("text/event-stream"))];
-        let answer = timeout(SILENCE, self.client.send(request.headers(accept.into_iter().collect()))).await;
-        let response = answer.unwrap_or_else(|_| Err(silent(self.client.base_url())))?;
+        let silence = self.options.silence;
+        let answer = timeout(silence, self.client.send(request.headers(accept.into_iter().collect()))).await;
+        let response = answer.unwrap_or_else(|_| Err(silent(self.client.base_url(), silence)))?;
 
         if response.status() == StatusCode::NO_CONTENT {
             return Ok(Some(Update::Closed));
@@ -270,13 +288,13 @@ impl Follower {
 impl Body {
     /// The next frame, and the reconnection time asked for so far. A stream has no end but `closed`: any other is a
     /// lost connection.
-    async fn next_frame(&mut self, base: &str) -> Result<(Frame, Option<Duration>), Error> {
+    async fn next_frame(&mut self, base: &str, silence: Duration) -> Result<(Frame, Option<Duration>), Error> {
         loop {
             let frame = self.decoder.next_frame().map_err(|e| Error::Protocol(e.to_string()))?;
             if let Some(frame) = frame {
                 return Ok((frame, self.decoder.retry()));
             }
-            let chunk = timeout(SILENCE, self.response.chunk()).await.map_err(|_| silent(base))?;
+            let chunk = timeout(silence, self.response.chunk()).await.map_err(|_| silent(base, silence))?;
             match chunk.map_err(|e| Error::transport(base, e))? {
                 Some(bytes) => self.decoder.push(&bytes),
                 None => return Err(Error::Lost { url: base.to_owned(), why: "the stream ended".into() }),
@@ -285,6 +303,6 @@ impl Body {
     }
 }
 
-fn silent(base: &str) -> Error {
-    Error::Lost { url: base.to_owned(), why: format!("nothing came for {} s", SILENCE.as_secs()) }
+fn silent(base: &str, silence: Duration) -> Error {
+    Error::Lost { url: base.to_owned(), why: format!("nothing came for {:.1} s", silence.as_secs_f32()) }
 }

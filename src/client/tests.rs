@@ -132,6 +132,27 @@ async fn after_a_reset_the_old_cursor_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_silent_connection_is_given_up() {
+    let (listener, silence) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Duration::from_millis(400));
+    let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()), None).unwrap();
+    let mut follow = client.follow(&name("s"), Lane::Events, FollowOptions { silence, ..Default::default() });
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        read_request(&mut socket).await;
+        socket.write_all(STREAM.as_bytes()).await.unwrap();
+        for _ in 0..3 {
+            tokio::time::sleep(silence / 2).await;
+            socket.write_all(b":\n").await.unwrap();
+        }
+        std::future::pending::<()>().await
+    });
+    let begun = Instant::now();
+    let update = follow.next().await.unwrap().unwrap();
+    assert!(matches!(&update, Update::Reconnecting { connected_before: true, .. }), "{update:?}");
+    assert!(begun.elapsed() >= silence * 5 / 2, "heartbeats count: {:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn no_content_is_the_end() {
     let (client, _requests) = scripted([answer("204 No Content", "", "")]).await;
     let seen = seen(client.follow(&name("s"), Lane::Events, FollowOptions::default())).await;

@@ -1,8 +1,14 @@
 //! Integration tests: one binary, against both stores and real `redis-server` processes.
 
+mod bad_input;
 mod cli;
 mod control_model;
+mod commands;
+mod early_answers;
+mod events;
+mod independent_clients;
 mod replicas;
+mod resume_model;
 mod store_contract;
 mod store_model;
 mod support;

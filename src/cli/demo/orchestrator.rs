@@ -3,7 +3,7 @@
 //! It relays nothing: its sub-agents write to the session themselves. What came of their work it learns as everybody
 //! does, by reading the session.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::timeout};
@@ -89,11 +89,11 @@ async fn sub_agent(place: Workplace, name: Name, run: Name, document: Arc<Docume
 }
 
 /// Reads the session until each member of the team has finished. Gives their last words.
-async fn results(place: &Workplace, after: Option<EntryId>) -> Result<HashMap<String, Value>, Halt> {
+async fn results(place: &Workplace, after: Option<EntryId>) -> Result<BTreeMap<String, Value>, Halt> {
     let agents = TEAM.iter().map(|(member, ..)| name(member)).collect();
     let options = FollowOptions { cursor: after, agents, ..FollowOptions::default() };
     let mut session = place.client.follow(&place.session, Lane::Events, options);
-    let mut results = HashMap::new();
+    let mut results = BTreeMap::new();
     while results.len() < TEAM.len() {
         let update = timeout(PATIENCE, session.next()).await;
         let update = update.map_err(|_| Halt::Failed("the other agents have fallen silent".into()))?;
@@ -109,7 +109,7 @@ async fn results(place: &Workplace, after: Option<EntryId>) -> Result<HashMap<St
 }
 
 /// A message made of what the others have published.
-fn conclusion(results: &HashMap<String, Value>) -> String {
+fn conclusion(results: &BTreeMap<String, Value>) -> String {
     let finished = |agent| results.get(agent).filter(|data| data["status"] == "completed").map(|data| &data["result"]);
     let mut text = match finished("reader") {
         Some(result) => {

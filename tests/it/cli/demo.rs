@@ -30,7 +30,7 @@ fn two_agents_work_on_a_file_and_the_orchestrator_concludes() {
         ("summarizer/r2", "• A mooring line holds a boat while the stream runs past it."),
         ("orchestrator/r0", "The reader went through 4 sentences; the text is mostly about rope"),
         ("orchestrator/r0", "The summarizer chose 4 of them"),
-        ("orchestrator/r0", "agent.finished {\"result\":{\"reader\":\"completed\",\"summarizer\":\"completed\"}"),
+        ("orchestrator/r0", "{\"reader\":\"completed\",\"summarizer\":\"completed\"}"),
     ] {
         // While others speak an agent's text is broken into lines anywhere.
         let lines = demo.stdout.lines().filter_map(|line| line.trim_start().strip_prefix(agent)?.strip_prefix(" │ "));

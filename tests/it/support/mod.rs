@@ -1,5 +1,6 @@
 //! What the integration tests share.
 
+pub mod gateway;
 pub mod process;
 pub mod redis;
 
@@ -9,7 +10,7 @@ use std::{
 };
 
 /// How long a condition may take to come true: far more than it takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until `probe` gives something. `what` says what was waited for if it never does.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {

@@ -1,0 +1,26 @@
+//! `moorline health`: for supervisors in images that have no `curl`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Ending, Failure, Gateway, output};
+
+/// Ask a gateway whether it can serve
+///
+/// Succeeds if it runs, reaches its store, and is not going down (`GET /readyz`); fails otherwise, and says why.
+#[derive(Debug, Args)]
+#[command(after_help = super::EXIT_CODES)]
+pub(super) struct HealthArgs {
+    /// How long to wait for the answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    timeout: u64,
+    #[command(flatten)]
+    gateway: Gateway,
+}
+
+pub(super) async fn run(args: HealthArgs) -> Result<Ending, Failure> {
+    args.gateway.client()?.ready(Duration::from_secs(args.timeout)).await?;
+    output::line("ready")?;
+    Ok(Ending::Done)
+}
