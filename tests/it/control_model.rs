@@ -202,8 +202,8 @@ struct Known {
     attempts: BTreeMap<Name, u32>,
     commands: Vec<Name>,
     sent: Vec<Sent>,
-    /// The times of accepted heartbeats.
-    heartbeats: Vec<(Name, Ms)>,
+    /// The times of accepted heartbeats; `None` where the answer was lost.
+    heartbeats: Vec<(Name, Option<Ms>)>,
 }
 
 fn name(text: String) -> Name {
@@ -244,7 +244,8 @@ impl Scene {
                 let Reply::Run(view) = done.reply else { panic!("{:?}", done.reply) };
                 learnt.attempts.insert(run_name(*run), view.attempt);
             }
-            (Op::Heartbeat { run, .. }, Ok(done)) => learnt.heartbeats.push((run_name(*run), done.now)),
+            (Op::Heartbeat { run, .. }, Ok(done)) => learnt.heartbeats.push((run_name(*run), Some(done.now))),
+            (Op::Heartbeat { run, .. }, Err(WriteError::Store(_))) => learnt.heartbeats.push((run_name(*run), None)),
             (Op::Append { events, .. }, result) => {
                 let ids = match result {
                     Ok(done) => Some(done.ids),

@@ -2,8 +2,8 @@
 
 mod bad_input;
 mod cli;
-mod control_model;
 mod commands;
+mod control_model;
 mod early_answers;
 mod events;
 mod independent_clients;
