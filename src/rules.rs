@@ -97,7 +97,7 @@ pub enum Reply {
 }
 
 /// Everything that a batch of actions writes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Effects {
     /// What to append: one part for what was due, one for each accepted action that appends.
     pub parts: Vec<Part>,
@@ -109,8 +109,24 @@ pub struct Effects {
     pub untouched: Vec<(Name, Ms)>,
     /// Whether a deadline was judged as passed.
     pub judged: bool,
+    /// When the actions must be decided anew: an append that left a lease as it was would have renewed it by then.
+    pub before: Ms,
     /// Whether the session is closed.
     pub closes: bool,
+}
+
+impl Default for Effects {
+    fn default() -> Self {
+        Effects {
+            parts: Vec::new(),
+            issued: Vec::new(),
+            touch: Vec::new(),
+            untouched: Vec::new(),
+            judged: false,
+            before: Ms::MAX,
+            closes: false,
+        }
+    }
 }
 
 /// Lets everything happen whose time has come.

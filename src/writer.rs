@@ -279,7 +279,8 @@ fn decide(copy: &mut Copy, batch: &[Waiting], versions: &Versions) -> Decided {
         verdicts.push((verdict, (effects.parts.len() > parts).then_some(parts)));
     }
     let changes = copy.control.take_changes();
-    let mut window = Window { not_before: if effects.judged { now } else { 0 }, before };
+    let not_before = if effects.judged { now } else { 0 };
+    let mut window = Window { not_before, before: before.min(effects.before) };
     if !changes.is_empty() {
         // Records carry deadlines, made with a time that is only reckoned (or even our own clock's, where the store
         // has not told its own yet). If that is wrong, the store says so.

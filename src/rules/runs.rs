@@ -352,8 +352,12 @@ pub fn append(control: &mut Control, now: Ms, append: &Append, effects: &mut Eff
     let mut stopping = Vec::new();
     for name in seen {
         let Some(run) = control.run(name) else { continue };
-        // A tenth of the lease is precise enough, and most appends then write nothing but their entry.
-        if control.touched(name) + run.lease_ms / 10 <= now && !effects.touch.contains(name) {
+        // A tenth of the lease is precise enough, and most appends then write nothing but their entry. The time is
+        // reckoned: should it lag behind the store's, twice that is still precise enough, and no more.
+        let touched = control.touched(name);
+        if touched + run.lease_ms / 10 > now {
+            effects.before = effects.before.min(touched + run.lease_ms / 5);
+        } else if !effects.touch.contains(name) {
             effects.touch.push(name.clone());
         }
         if matches!(run.status, RunStatus::Stopping { .. }) {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod commands;
+mod control_model;
 mod early_answers;
 mod events;
 mod independent_clients;
