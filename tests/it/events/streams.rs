@@ -66,8 +66,8 @@ async fn a_stream_from_now_begins_at_the_tail_and_a_cut_before_its_first_event_l
     let late = session.append_numbers(3..5).await;
     // As EventSource would: the same query, and the id it has.
     let mut stream = session.resume("?from=now", &ids[2]).await;
-    assert_eq!([stream.entry().await.id, stream.entry().await.id], late[..]);
-    stream.caught_up().await;
+    // Before or after `caught-up`: the replica followed the session already, and its push may be on the way.
+    assert!(stream.entries(2).await.iter().map(|entry| &entry.id).eq(&late));
     session.append_numbers(5..6).await;
     assert_eq!(stream.data(1).await, [5]);
 }
@@ -82,7 +82,6 @@ async fn a_stream_from_now_can_come_before_the_session(backend: Backend) {
     session.append_numbers(0..2).await;
     let mut stream = session.resume("?from=now", "0-0").await;
     assert_eq!(stream.data(2).await, [0, 1]);
-    stream.caught_up().await;
 }
 
 async fn a_stream_resumes_after_the_entry_named(backend: Backend) {

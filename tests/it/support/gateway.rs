@@ -1,6 +1,9 @@
 //! A gateway in the test's own process, and what its clients do: requests, streams, and sockets that misbehave.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use axum::http::HeaderMap;
 use moorline::{
@@ -308,10 +311,13 @@ impl Stream {
 
     /// The next frame. `None`: the response has ended as it should.
     pub async fn next(&mut self) -> Option<Frame> {
+        // For the frame as a whole: heartbeats must not put the deadline off.
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(frame) = self.decoder.next_frame().expect("server-sent events") {
                 return Some(frame);
             }
+            assert!(Instant::now() < deadline, "no frame after {:?}", String::from_utf8_lossy(&self.raw));
             if !self.read().await {
                 return None;
             }
