@@ -3,6 +3,8 @@
 mod bad_input;
 mod cli;
 mod commands;
+mod control;
+mod control_fire;
 mod control_model;
 mod early_answers;
 mod events;
