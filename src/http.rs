@@ -13,6 +13,7 @@
 
 mod approvals;
 mod commands;
+mod drain;
 mod events;
 mod extract;
 mod follow;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     http::{StatusCode, Uri},
+    middleware,
     routing::{get, post, put},
 };
 use tower_http::catch_panic::CatchPanicLayer;
@@ -74,6 +76,7 @@ pub fn router(gateway: Gateway) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::map_request(drain::drained))
         .with_state(gateway)
 }
 

@@ -200,7 +200,8 @@ pub struct Progress {
     pub appended: usize,
     /// Events that were stored before.
     pub skipped: usize,
-    /// The id of the last one appended.
+    /// The id of the last one in the log, where it is known: that of an event stored before is only if it was among
+    /// the producer's last.
     pub last: Option<EntryId>,
     /// The runs that are asked to stop, as the last append saw it.
     pub stopping: Vec<RunView>,
@@ -221,11 +222,24 @@ pub enum Stopped {
     /// It carries what is no event.
     Bad(BadStream),
     /// An append was refused or failed.
-    Write(WriteError),
+    Write {
+        /// Why.
+        error: WriteError,
+        /// The number of its first event, if it has a producer.
+        received: Option<u64>,
+    },
     /// The connection broke.
     Broken(axum::Error),
     /// It stopped in the middle of an event.
     TimedOut,
+    /// The replica is going down; another one takes the rest.
+    Draining,
+}
+
+impl From<WriteError> for Stopped {
+    fn from(error: WriteError) -> Self {
+        Stopped::Write { error, received: None }
+    }
 }
 
 /// Appends a streaming body's events as they come.
@@ -245,24 +259,24 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Runs until the body ends, one way or the other. `until` ends it from outside: the answer is then given early.
-    /// What has arrived by then is appended.
+    /// Runs until the body ends, one way or the other. `until` ends it from outside, with what it gives. What has
+    /// arrived by then is appended.
     pub async fn run(
         &mut self,
         body: &mut Body,
         mut splitter: Splitter,
-        until: impl Future<Output = ()>,
+        until: impl Future<Output = Result<Read, Stopped>>,
         progress: &mut Progress,
     ) -> Result<Read, Stopped> {
         tokio::pin!(until);
-        let (mut ended, mut early) = (false, false);
-        while !ended && !early {
+        let (mut ended, mut early) = (false, None);
+        while !ended && early.is_none() {
             let silence = if splitter.mid_event() { self.timeout } else { Duration::from_secs(365 * 86_400) };
             let first = tokio::select! {
                 frame = tokio::time::timeout(silence, body.frame()) => Some(frame.map_err(|_| Stopped::TimedOut)?),
-                () = &mut until => {
+                why = &mut until => {
                     // What has arrived is still taken: an agent that is asked to stop may have said its last word.
-                    early = true;
+                    early = Some(why);
                     body.frame().now_or_never()
                 }
             };
@@ -293,7 +307,7 @@ impl Ingest {
                 return Err(Stopped::Bad(bad));
             }
         }
-        Ok(if ended { Read::Whole } else { Read::Early })
+        if ended { Ok(Read::Whole) } else { early.unwrap_or(Ok(Read::Early)) }
     }
 
     async fn append(&mut self, splitter: &mut Splitter, progress: &mut Progress) -> Result<(), Stopped> {
@@ -314,7 +328,9 @@ impl Ingest {
                 let count = events.len() as u64;
                 let run = self.reading.defaults.run.clone();
                 let append = Append { events, run, attempt: self.attempt, producer: self.producer.clone() };
-                let done = self.writers.act(&self.session, Action::Append(append)).await.map_err(Stopped::Write)?;
+                let received = self.producer.as_ref().map(|producer| producer.seq);
+                let done = self.writers.act(&self.session, Action::Append(append)).await;
+                let done = done.map_err(|error| Stopped::Write { error, received })?;
                 if let Some(producer) = &mut self.producer {
                     producer.seq += count;
                 }
@@ -335,8 +351,8 @@ impl Progress {
         self.skipped += done.skipped;
         if !done.duplicate {
             self.appended += done.ids.len();
-            self.last = done.ids.last().copied().or(self.last);
         }
+        self.last = done.ids.last().copied().or(self.last);
         if let Reply::Appended(stopping) = done.reply {
             self.stopping = stopping;
         }

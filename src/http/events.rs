@@ -16,7 +16,7 @@ use super::{
     problem::producer_problem,
 };
 use crate::{
-    event::Defaults,
+    event::{Defaults, Event},
     hub::Start,
     id::Name,
     ingest::{self, BadBatch, BadStream, Ingest, Progress, Read, Reading, Splitter, Stopped},
@@ -53,7 +53,8 @@ pub async fn append(
     match kind {
         BodyKind::Json => {
             let body = extract::read_whole(body, &gateway).await?;
-            append_json(&gateway, session, &body, &defaults, attempt, producer).await
+            let events = events(&gateway, &body, &defaults)?;
+            append_all(&gateway, &session, events, defaults.run, attempt, producer).await
         }
         BodyKind::Ndjson | BodyKind::Sse => {
             let mut progress = Progress::default();
@@ -69,15 +70,8 @@ pub async fn append(
     }
 }
 
-/// Appends a JSON body whole, or not at all.
-pub(super) async fn append_json(
-    gateway: &Gateway,
-    session: Name,
-    body: &[u8],
-    defaults: &Defaults,
-    attempt: Option<u32>,
-    producer: Option<Producer>,
-) -> Result<Response, Problem> {
+/// The events of a JSON body.
+pub(super) fn events(gateway: &Gateway, body: &[u8], defaults: &Defaults) -> Result<Vec<Event>, Problem> {
     let text = std::str::from_utf8(body);
     let text = text.map_err(|_| Problem::bad_request("bad_utf8", "the body is not valid UTF-8"))?;
     let events = ingest::events(text, defaults, gateway.limits.event_bytes)?;
@@ -86,9 +80,21 @@ pub(super) async fn append_json(
         let detail = format!("the array has {} events; send at most {limit} a request", events.len());
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail).with("limit", limit));
     }
+    Ok(events)
+}
+
+/// Appends the events of a JSON body, all or none.
+pub(super) async fn append_all(
+    gateway: &Gateway,
+    session: &Name,
+    events: Vec<Event>,
+    run: Option<Name>,
+    attempt: Option<u32>,
+    producer: Option<Producer>,
+) -> Result<Response, Problem> {
     let received = producer.as_ref().map(|producer| producer.seq);
-    let action = Action::Append(Append { events, run: defaults.run.clone(), attempt, producer });
-    let done = gateway.writers.act(&session, action).await.map_err(|error| write_problem(error, received))?;
+    let action = Action::Append(Append { events, run, attempt, producer });
+    let done = gateway.writers.act(session, action).await.map_err(|error| write_problem(error, received))?;
     let mut answer = Map::new();
     answer.insert("ids".into(), json!(done.ids));
     if done.skipped > 0 {
@@ -120,7 +126,9 @@ pub(super) async fn stream(
 ) -> Result<Read, Stopped> {
     let event_bytes = gateway.limits.event_bytes;
     let splitter = if kind == BodyKind::Sse { Splitter::sse(event_bytes) } else { Splitter::lines() };
-    let stopped = super::runs::stopped(gateway.clone(), session.clone(), defaults.run.clone(), since);
+    // Before anything is read: a stop that comes with the first line must not go unnoticed.
+    let watched = super::runs::watch(gateway, session, defaults.run.as_ref(), since).await;
+    let stopped = super::runs::stopped(watched);
     let mut ingest = Ingest {
         writers: gateway.writers.clone(),
         session: session.clone(),
@@ -133,13 +141,12 @@ pub(super) async fn stream(
     let until = async {
         let drained = async { drop(draining.wait_for(|draining| *draining).await) };
         tokio::select! {
-            () = stopped => {}
-            () = drained => {}
+            () = stopped => Ok(Read::Early),
+            // No success: the client has to send the rest elsewhere.
+            () = drained => Err(Stopped::Draining),
         }
     };
-    let read = ingest.run(&mut body, splitter, until, progress).await;
-    extract::drain(body);
-    read
+    ingest.run(&mut body, splitter, until, progress).await
 }
 
 /// The answer to a streaming body before its end: the agent learns where its run stands.
@@ -156,7 +163,7 @@ pub(super) async fn answer_early(
             Ok(Reply::Run(view)) => progress.stopping = vec![view],
             // A label.
             Err(WriteError::Refused(Refusal::UnknownRun(_))) => {}
-            Err(error) => return Err(stream_problem(Stopped::Write(error), &progress)),
+            Err(error) => return Err(stream_problem(error.into(), &progress)),
             Ok(_) => {}
         }
     }
@@ -205,9 +212,10 @@ pub(super) fn stream_problem(stopped: Stopped, progress: &Progress) -> Problem {
         }
         Stopped::Bad(BadStream::Event(bad)) => bad.into(),
         Stopped::Bad(BadStream::Decode(error)) => error.into(),
-        Stopped::Write(error) => write_problem(error, None),
+        Stopped::Write { error, received } => write_problem(error, received),
         Stopped::Broken(error) => extract::broken(&error),
         Stopped::TimedOut => extract::timed_out(),
+        Stopped::Draining => Problem::draining(),
     };
     // What came before is in the log: the client can go on from there.
     problem.with("appended", progress.appended).with("last", json!(progress.last))

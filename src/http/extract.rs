@@ -10,6 +10,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::{Gateway, Problem};
 use crate::{
@@ -125,7 +126,6 @@ pub async fn read_whole(mut body: Body, gateway: &Gateway) -> Result<Bytes, Prob
             Some(Err(error)) => return Err(broken(&error)),
         };
         if whole.len() + data.len() > limits.body_bytes {
-            drain(body);
             let detail = format!(
                 "the body takes more than {} bytes; send fewer events a request, or a stream of application/x-ndjson",
                 limits.body_bytes
@@ -151,26 +151,6 @@ pub fn broken(error: &axum::Error) -> Problem {
     Problem::bad_request("body_broken", format!("the body broke off: {error}"))
 }
 
-/// Takes what still comes of a body that has been answered, so that the client gets to read the answer instead of a
-/// connection reset; but not for long.
-pub fn drain(mut body: Body) {
-    const MOST: usize = 4 * 1024 * 1024;
-    const LONGEST: std::time::Duration = std::time::Duration::from_secs(2);
-    tokio::spawn(async move {
-        let mut bytes = 0;
-        let all = async {
-            while let Some(Ok(frame)) = body.frame().await {
-                bytes += frame.data_ref().map_or(0, Bytes::len);
-                if bytes > MOST {
-                    break;
-                }
-            }
-        };
-        // Either way the body is dropped, and with it the connection if it has not ended.
-        tokio::time::timeout(LONGEST, all).await.unwrap_or_default();
-    });
-}
-
 /// JSON of a known shape.
 pub struct Json<T>(pub T);
 
@@ -179,11 +159,22 @@ impl<T: DeserializeOwned> FromRequest<Gateway> for Json<T> {
 
     async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
         let text = JsonText::from_request(request, gateway).await?;
-        serde_json::from_str(text.as_str()?).map(Json).map_err(|e| match e.classify() {
-            serde_json::error::Category::Data => Problem::bad_request("bad_request", e.to_string()),
-            _ => Problem::bad_request("bad_json", format!("not valid JSON: {e}")),
-        })
+        let text = text.as_str()?;
+        let bad = |why: String| match serde_json::from_str::<&RawValue>(text) {
+            Ok(_) => Problem::bad_request("bad_request", why),
+            Err(error) => Problem::bad_request("bad_json", format!("not valid JSON: {error}")),
+        };
+        // serde would read an object's values from an array too, in the order of a struct that nobody has promised.
+        if text.trim_start().starts_with('[') {
+            return Err(bad("the body is an array, not an object".into()));
+        }
+        serde_json::from_str(text).map(Json).map_err(|error| bad(error.to_string()))
     }
+}
+
+/// A number in decimal digits and nothing else: Rust's own parser takes a plus sign too.
+pub fn whole<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// The largest epoch and seq: what a JSON number holds exactly everywhere.
@@ -200,10 +191,12 @@ pub fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Problem> {
         let detail = "Producer-Id, Producer-Epoch and Producer-Seq go together: send all three or none";
         return Err(Problem::bad_request("bad_producer", detail));
     };
+    if NAMES.iter().any(|name| headers.get_all(*name).iter().count() > 1) {
+        return Err(Problem::bad_request("bad_producer", "send each of the producer headers once"));
+    }
     let id = id.to_str().unwrap_or_default();
     let number = |name: &str, value: &axum::http::HeaderValue| {
-        let number = value.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
-        let number = number.and_then(|text| text.parse().ok()).filter(|number| *number <= PRODUCER_MAX);
+        let number = value.to_str().ok().and_then(whole).filter(|number| *number <= PRODUCER_MAX);
         number.ok_or_else(|| {
             Problem::bad_request("bad_producer", format!("{name} is a whole number from 0 to {PRODUCER_MAX}"))
         })
@@ -218,6 +211,6 @@ pub fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Problem> {
 /// `Run-Attempt`: which attempt the agent believes it is.
 pub fn attempt(headers: &HeaderMap) -> Result<Option<u32>, Problem> {
     let Some(value) = headers.get("run-attempt") else { return Ok(None) };
-    let attempt = value.to_str().ok().and_then(|text| text.parse().ok()).filter(|attempt| *attempt > 0);
+    let attempt = value.to_str().ok().and_then(whole).filter(|attempt| *attempt > 0);
     attempt.map(Some).ok_or_else(|| Problem::bad_request("bad_attempt", "Run-Attempt is a whole number from 1"))
 }

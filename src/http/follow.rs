@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Gateway, Problem,
-    extract::{Names, Params},
+    extract::{self, Names, Params},
 };
 use crate::{
     event::usable_type,
@@ -29,6 +29,8 @@ const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 /// Entries looked at for one page: a filter that matches little must not read the whole log in one request.
 const SCAN_MAX: usize = 10_000;
+/// Entries read at a time where a filter may drop most: as many as are wanted would be a read for each entry.
+const SCAN_STEP: usize = 500;
 
 /// The query of a lane.
 #[derive(Debug, Deserialize)]
@@ -182,8 +184,7 @@ async fn stream(
     }
     let mut draining = gateway.draining.subscribe();
     if *draining.borrow() {
-        let detail = "this replica is going down; another one serves the session";
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail));
+        return Err(Problem::draining());
     }
     let follower = gateway.hub.follow(&session, lane, start).await?;
     let resumed = matches!(start, Start::After(_));
@@ -220,7 +221,7 @@ async fn page(
 ) -> Result<Response, Problem> {
     let limit = match params.limit.as_deref() {
         None => LIMIT_DEFAULT,
-        Some(text) => text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or_else(|| {
+        Some(text) => extract::whole(text).filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or_else(|| {
             Problem::bad_request("bad_query", format!("limit is a whole number from 1 to {LIMIT_MAX}, not {text:?}"))
         })?,
     };
@@ -232,9 +233,10 @@ async fn page(
         (None, true) => From::After(gateway.store.read(&session, lane, From::Latest, 1).await?.extent.last),
         (None, false) => From::Start,
     };
+    let step = if filter.wants_all() { limit } else { limit.max(SCAN_STEP) };
     let (mut events, mut scanned) = (Vec::new(), 0);
     let (next, up_to_date, closed) = loop {
-        let page = gateway.store.read(&session, lane, from, limit).await?;
+        let page = gateway.store.read(&session, lane, from, step).await?;
         if !page.exists && page.lost.is_none() {
             return Err(Problem::unknown_session(&session));
         }

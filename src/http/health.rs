@@ -3,7 +3,6 @@
 use axum::{
     Json,
     extract::State,
-    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -18,7 +17,7 @@ pub async fn live() -> &'static str {
 /// The store can be reached, its subscription is alive, and the replica is not going down.
 pub async fn ready(State(gateway): State<Gateway>) -> Result<Response, Problem> {
     if *gateway.draining.borrow() {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "this replica is going down"));
+        return Err(Problem::draining());
     }
     gateway.store.health().await?;
     Ok(Json(json!({"ready": true, "store": gateway.store.kind()})).into_response())

@@ -61,6 +61,12 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, "unknown_session", detail)
     }
 
+    /// This replica is on its way out.
+    pub fn draining() -> Self {
+        let detail = "this replica is going down; another one serves the session";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail)
+    }
+
     /// A page can't begin after this cursor.
     pub fn cursor_lost(reason: Lost, first: Option<crate::id::EntryId>) -> Self {
         let detail = "the log does not hold the entry to read after; read again from the start";

@@ -13,15 +13,16 @@ use serde_json::json;
 use super::{
     Gateway, Problem,
     commands::{NoParams, reason},
-    events::{answer_early, answer_stream, append_json, stream, stream_problem},
+    events::{answer_early, answer_stream, append_all, events, stream, stream_problem},
     extract::{self, BodyKind, Names, Params},
 };
 use crate::{
     event::Defaults,
-    hub::{Start, Update},
+    hub::{Follower, Start, Update},
     id::{Lane, Name},
-    ingest::{Progress, Read, Stopped},
+    ingest::{Progress, Read},
     rules::{Action, EndStatus, Reply, RunRequest},
+    sse::Filter,
 };
 
 #[derive(Debug, Deserialize)]
@@ -75,44 +76,42 @@ pub async fn body(
     }
     let agent = extract::name("agent", params.agent.as_deref())?;
     let parent = extract::name("parent", params.parent.as_deref())?;
-    let request = RunRequest {
-        run: run.clone(),
-        agent: agent.clone(),
-        parent,
-        lease_ms: params.lease_ms,
-        takeover: params.takeover,
+    let defaults = Defaults { agent: agent.clone(), run: Some(run.clone()) };
+    // A body that comes whole is looked at first: a bad one starts nothing.
+    let (body, whole) = match kind {
+        BodyKind::Json => {
+            let bytes = extract::read_whole(body, &gateway).await?;
+            (Body::empty(), Some(events(&gateway, &bytes, &defaults)?))
+        }
+        BodyKind::Ndjson | BodyKind::Sse => (body, None),
     };
+    let request = RunRequest { run: run.clone(), agent, parent, lease_ms: params.lease_ms, takeover: params.takeover };
     let started = gateway.writers.act(&session, Action::Start(request)).await?;
     let Reply::Run(view) = started.reply else {
         let detail = "a start answered with something else";
         return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail));
     };
     if view.ended.is_some() {
-        extract::drain(body);
         return Ok((StatusCode::CREATED, Json(json!({"appended": 0, "last": null, "run": view}))).into_response());
     }
-    let defaults = Defaults { agent, run: Some(run.clone()) };
     let attempt = Some(view.attempt);
     let mut progress = Progress::default();
-    let mut response = match kind {
-        BodyKind::Json => {
-            let whole = extract::read_whole(body, &gateway).await?;
-            append_json(&gateway, session.clone(), &whole, &defaults, attempt, None).await?
-        }
-        BodyKind::Ndjson | BodyKind::Sse => {
+    let mut response = match whole {
+        Some(events) => append_all(&gateway, &session, events, defaults.run, attempt, None).await?,
+        None => {
             // From the first entry of the start on, or a stop right behind it would be missed.
             let since = started.ids.first().map_or(Start::Now, |first| Start::After(*first));
             let read = stream(&gateway, &session, kind, body, defaults, attempt, None, since, &mut progress).await;
             match read.map_err(|stopped| stream_problem(stopped, &progress))? {
                 Read::Whole => answer_stream(&progress, false, true)?,
-                // Asked to stop, or the replica ends: the run goes on. Its agent may say a last word, and ends it.
+                // Asked to stop: the run goes on. Its agent may say a last word, and ends it.
                 Read::Early => return answer_early(&gateway, &session, Some(run), attempt, progress, false).await,
             }
         }
     };
     let end = Action::End { run, attempt, status: EndStatus::Completed, reason: None };
     let ended = gateway.writers.act(&session, end).await;
-    ended.map_err(|error| stream_problem(Stopped::Write(error), &progress))?;
+    ended.map_err(|error| stream_problem(error.into(), &progress))?;
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)
 }
@@ -170,23 +169,30 @@ fn answer(status: StatusCode, reply: Reply) -> Result<Response, Problem> {
     }
 }
 
-/// Resolves when the run of an endless body is asked to stop or has ended, after `since`; never for a body without one.
-///
-/// A stop may reach a run by its name, its agent, its parent or all at once, so it is the run's own events that tell.
-pub(super) async fn stopped(gateway: Gateway, session: Name, run: Option<Name>, since: Start) {
-    let Some(run) = run else { return std::future::pending().await };
-    let wanted = crate::sse::Filter {
-        runs: vec![run.as_str().to_owned()],
+/// Follows the run of an endless body, from `since` on. Nothing for a body without one.
+pub(super) async fn watch(
+    gateway: &Gateway,
+    session: &Name,
+    run: Option<&Name>,
+    since: Start,
+) -> Option<(Follower, Filter)> {
+    // A stop may reach a run by its name, its agent, its parent or all at once, so it is the run's own events that tell.
+    let told = Filter {
+        runs: vec![run?.as_str().to_owned()],
         types: vec!["run.stopping".into(), "run.ended".into()],
         ..Default::default()
     };
     // Without the store there is nothing to be told; the body's own appends will find out.
-    let Ok(mut follower) = gateway.hub.follow(&session, Lane::Events, since).await else {
-        return std::future::pending().await;
-    };
+    let follower = gateway.hub.follow(session, Lane::Events, since).await.ok()?;
+    Some((follower, told))
+}
+
+/// Resolves when a run that is watched is asked to stop or has ended.
+pub(super) async fn stopped(watched: Option<(Follower, Filter)>) {
+    let Some((mut follower, told)) = watched else { return std::future::pending().await };
     loop {
         match follower.next().await {
-            Ok(Update::Entries(items)) if items.iter().any(|item| wanted.wants(&item.payload)) => return,
+            Ok(Update::Entries(items)) if items.iter().any(|item| told.wants(&item.payload)) => return,
             Ok(Update::Closed) => return,
             Ok(_) => {}
             Err(_) => return std::future::pending().await,

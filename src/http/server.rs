@@ -61,8 +61,8 @@ async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiv
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_headers(limits.headers)
-        .max_buf_size(limits.head_bytes.max(8192))
-        .pipeline_flush(true);
+        .max_buf_size(limits.head_bytes.max(8192));
+    // No `pipeline_flush`: it holds an answer back for as long as bytes of a next request are there but not all of it.
     let open = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {

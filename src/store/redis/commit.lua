@@ -2,7 +2,7 @@
 --
 -- KEYS  1 meta (hash)  2 events (stream)  3 commands (stream)
 -- ARGV  1 channel  2 expected version ('' = no session)  3 version from now on
---       4 not before (ms)  5 before (ms)  6 ttl (ms, 0 = keep)  7 cap (entries)  8 largest push (bytes)  9 closes ('1')
+--       4 not before (ms)  5 before (ms, '' = ever)  6 ttl (ms, 0 = keep)  7 cap (entries)  8 largest push (bytes)  9 closes ('1')
 --       then, each led by its count:
 --       untouched: run, ms seen    touch: run    issued: key    changes: key, value ('' = drop)
 --       parts: producer id ('' = none), epoch, seq, #events, #commands, payloads of events, of commands
@@ -23,6 +23,13 @@ local function arg()
   return ARGV[at]
 end
 
+-- Most counts are zero, and turning texts into numbers and back is much of what this script costs (floating point; a
+-- profile of Redis 7.0): so zeros are compared as texts, and whole numbers are printed with %d.
+local function count()
+  local text = arg()
+  return text == '0' and 0 or tonumber(text)
+end
+
 local function split(id) -- "<ms>-<n>" into two numbers
   if not id then return 0, 0 end
   local dash = string.find(id, '-', 1, true)
@@ -38,8 +45,14 @@ local clock = time[1] * 1000 + math.floor(time[2] / 1000)
 -- The session's time never goes back, whatever the clock does.
 local now = math.max(clock, events_ms, commands_ms, tonumber(have[4] or 0))
 
-local stale = (version or '') ~= ARGV[2] or now < tonumber(ARGV[4]) or now >= tonumber(ARGV[5])
-for _ = 1, tonumber(arg()) do
+local function id(n)
+  return string.format('%d-%d', now, n)
+end
+
+local stale = (version or '') ~= ARGV[2]
+  or (ARGV[4] ~= '0' and now < tonumber(ARGV[4]))
+  or (ARGV[5] ~= '' and now >= tonumber(ARGV[5]))
+for _ = 1, count() do
   local run, seen = arg(), tonumber(arg())
   if not stale then
     local touched = redis.call('HGET', meta, 'u.' .. run)
@@ -78,28 +91,28 @@ local function flush()
   end
 end
 
-local touches = tonumber(arg())
+local touches = count()
 for _ = 1, touches do
-  put('u.' .. arg(), now)
+  put('u.' .. arg(), string.format('%d', now))
 end
 local issued = {} -- which command of this commit a record belongs to
-for command = 1, tonumber(arg()) do
+for command = 1, count() do
   issued[arg()] = command
 end
-local changes, records = tonumber(arg()), {}
+local changes, records = count(), {}
 for _ = 1, changes do
   local key = arg()
   records[key] = arg() -- the last change of a key counts
 end
 for key, value in pairs(records) do
-  if issued[key] and value ~= '' then value = value .. ' ' .. now .. '-' .. commands_n + issued[key] end
+  if issued[key] and value ~= '' then value = value .. ' ' .. id(commands_n + issued[key]) end
   if value ~= '' then
     put('r.' .. key, value)
   else
     drop[#drop + 1] = 'r.' .. key
   end
 end
-if closes then put('x', now) end
+if closes then put('x', string.format('%d', now)) end
 
 local lives, producers = {}, nil -- producers of earlier parts of this commit; how many the session has
 
@@ -130,8 +143,7 @@ end
 
 local before = { events_n, commands_n }
 local after = { events_n, commands_n }
-local pushes = { { 'e' .. now .. '-' .. events_n + 1 }, { 'c' .. now .. '-' .. commands_n + 1 } }
-local pushed = { 0, 0 }
+local pushes, pushed = { {}, {} }, { 0, 0 } -- payloads to push, and their size
 
 -- A session begins: nothing may be left of an earlier one whose meta was lost alone (an eviction, say).
 local begun = version
@@ -141,14 +153,14 @@ local function begin()
     -- Asked first: after any write Redis no longer refuses what a script does when memory is full.
     if redis.call('EXISTS', lanes[1], lanes[2]) > 0 then redis.call('DEL', lanes[1], lanes[2]) end
     put('v', fresh_version)
-    put('at', now)
+    put('at', string.format('%d', now))
   end
 end
 
 local function append(lane, payload)
   local n = after[lane] + 1
   after[lane] = n
-  redis.call('XADD', lanes[lane], 'MAXLEN', '~', cap, now .. '-' .. n, 'p', payload)
+  redis.call('XADD', lanes[lane], 'MAXLEN', '~', cap, id(n), 'p', payload)
   local size = pushed[lane] + #payload
   pushed[lane] = size
   if size <= push_max then
@@ -158,7 +170,7 @@ local function append(lane, payload)
 end
 
 local result = { 'ok', now }
-local parts = tonumber(arg())
+local parts = count()
 local both = parts == 1 and ARGV[at + 4] ~= '0' and ARGV[at + 5] ~= '0'
 if version and (parts > 1 or both) then
   -- A foreign type at the key of one lane has to show before the other lane has taken entries.
@@ -166,7 +178,7 @@ if version and (parts > 1 or both) then
   redis.call('XLEN', lanes[2])
 end
 for _ = 1, parts do
-  local producer, epoch, seq, events, commands = arg(), tonumber(arg()), tonumber(arg()), tonumber(arg()), tonumber(arg())
+  local producer, epoch, seq, events, commands = arg(), count(), count(), count(), count()
   local skip = 0
   if producer ~= '' then
     skip = admit(producer, epoch, seq, events)
@@ -178,7 +190,7 @@ for _ = 1, parts do
     begin()
     result[#result + 1] = { after[1] + 1, after[2] + 1, skip }
     if producer ~= '' then
-      lives[producer] = string.format('%.0f %.0f %.0f %.0f %.0f', epoch, seq + events, seq + skip, now, after[1] + 1)
+      lives[producer] = string.format('%d %d %d %d %d', epoch, seq + events, seq + skip, now, after[1] + 1)
       put('p.' .. producer, lives[producer])
     end
     at = at + skip
@@ -190,20 +202,20 @@ end
 local changed = changes > 0 or closes
 if changed or touches > 0 then begin() end
 if changed and version then put('v', fresh_version) end
-if after[1] > before[1] then put('e', now .. '-' .. after[1]) end
-if after[2] > before[2] then put('c', now .. '-' .. after[2]) end
+if after[1] > before[1] then put('e', id(after[1])) end
+if after[2] > before[2] then put('c', id(after[2])) end
 if #set == 0 and #drop == 0 then return result end
 
 -- The ttl slides, renewed at most every tenth of it; and whenever a stream has just come to be.
 local ttl = tonumber(ARGV[6])
-local renew = ttl > 0 and now >= tonumber(have[5] or 0)
+local renew = ttl > 0 and not (have[5] and now < tonumber(have[5]))
 for lane = 1, 2 do
   renew = renew or (ttl > 0 and before[lane] == 0 and after[lane] > 0)
 end
-if renew then put('t', string.format('%.0f', now + ttl / 10)) end
+if renew then put('t', string.format('%d', now + ttl / 10)) end
 flush()
 if renew then
-  local expiry = string.format('%.0f', clock + ttl)
+  local expiry = string.format('%d', clock + ttl)
   redis.call('PEXPIREAT', meta, expiry)
   redis.call('PEXPIREAT', lanes[1], expiry)
   redis.call('PEXPIREAT', lanes[2], expiry)
@@ -212,9 +224,10 @@ end
 for lane = 1, 2 do
   if after[lane] > before[lane] then
     if pushed[lane] <= push_max then
-      redis.call('PUBLISH', channel, table.concat(pushes[lane], '\n'))
+      local first = (lane == 1 and 'e' or 'c') .. id(before[lane] + 1)
+      redis.call('PUBLISH', channel, first .. '\n' .. table.concat(pushes[lane], '\n'))
     else
-      redis.call('PUBLISH', channel, (lane == 1 and 'E' or 'C') .. now .. '-' .. after[lane])
+      redis.call('PUBLISH', channel, (lane == 1 and 'E' or 'C') .. id(after[lane]))
     end
   end
 end

@@ -57,7 +57,11 @@ impl Arguments<'_> {
         cmd.arg(keys.channel(session));
         cmd.arg(commit.expect.as_deref().unwrap_or_default());
         cmd.arg(commit.version.as_deref().unwrap_or_default());
-        cmd.arg(commit.window.not_before).arg(commit.window.before);
+        cmd.arg(commit.window.not_before);
+        match commit.window.before {
+            Ms::MAX => cmd.arg(""),
+            before => cmd.arg(before),
+        };
         cmd.arg(config.retention.ttl.as_millis() as u64).arg(config.retention.cap).arg(config.push_max);
         cmd.arg(u8::from(commit.closes));
         cmd.arg(commit.untouched.len());

@@ -19,6 +19,9 @@ on_both_stores!(
     a_bad_line_ends_the_body_and_tells_what_came_before_it,
     a_stop_is_answered_at_once_to_a_body_that_waits,
     a_run_that_is_a_body_and_is_stopped_has_not_completed,
+    a_stop_is_never_missed_however_early_it_comes,
+    a_body_whose_run_is_taken_over_is_refused,
+    a_body_that_its_replica_leaves_is_no_success,
 );
 
 async fn every_kind_of_body_is_appended_in_order_and_answered_with_its_ids(backend: Backend) {
@@ -195,13 +198,14 @@ async fn a_run_that_is_a_body_and_is_stopped_has_not_completed(backend: Backend)
         Endless::send(request.header("content-type", "application/x-ndjson"))
     };
     // Stopped while the body waits, with grace and without.
-    for (run, grace, status) in [("r", 60_000, "stopping"), ("q", 0, "cancelled")] {
+    for (run, grace, status) in [("r", 600_000, "stopping"), ("q", 0, "cancelled")] {
         let body = put(run);
         body.piece("{\"type\":\"n\"}\n").await;
         stream.until("n").await;
         session.post("/commands", json!({"type": "stop", "run": run, "grace_ms": grace})).await.is(202);
-        let answer = body.answered().await.is(201);
-        assert_eq!(answer["run"]["status"], status, "{answer}");
+        let answer = body.answered().await;
+        let told = if grace > 0 { answer.is(201) } else { answer.problem(409, "run_ended") };
+        assert_eq!((&told["appended"], &told["run"]["status"]), (&json!(1), &json!(status)), "{told}");
         let view = session.get("").await.is(200);
         let runs = view["runs"].as_array().expect("runs");
         let shown = runs.iter().find(|shown| shown["run"] == run).expect("the run");
@@ -214,4 +218,69 @@ async fn a_run_that_is_a_body_and_is_stopped_has_not_completed(backend: Backend)
     body.end().await.is(201);
     let ended = stream.until("run.ended").await.json;
     assert_eq!((&ended["run"], &ended["data"]["status"]), (&json!("p"), &json!("completed")));
+}
+
+async fn a_stop_is_never_missed_however_early_it_comes(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    // The stop races with the start of the run, with its first line, and with nothing at all.
+    let rounds = (0..40).map(|round| {
+        let session = session.clone();
+        async move {
+            let run = format!("r{round}");
+            let request = session.http.put(session.url(&format!("/runs/{run}")));
+            let body = Endless::send(request.header("content-type", "application/x-ndjson"));
+            if round % 2 == 0 {
+                body.piece("{\"type\":\"n\"}\n").await;
+            }
+            session.post("/commands", json!({"type": "stop", "run": run, "grace_ms": 600_000})).await.is(202);
+            let answer = body.answered().await.is(201);
+            let status = answer["run"]["status"].as_str().expect("a status").to_owned();
+            // Before its start it is kept, and ends the run as it starts.
+            assert!(matches!(status.as_str(), "stopping" | "cancelled"), "{answer}");
+        }
+    });
+    futures_util::future::join_all(rounds).await;
+}
+
+async fn a_body_whose_run_is_taken_over_is_refused(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    let mut stream = session.follow("?type=n").await;
+    let put = |query: &str| {
+        let request = session.http.put(session.url(&format!("/runs/r{query}")));
+        Endless::send(request.header("content-type", "application/x-ndjson"))
+    };
+    let first = put("");
+    first.piece("{\"type\":\"n\"}\n").await;
+    let entry = stream.entries(1).await.remove(0);
+    // The second attempt's own start ends the first, and must not end its own body.
+    let second = put("?takeover=true");
+    second.piece("{\"type\":\"n\"}\n").await;
+    stream.entries(1).await;
+    let problem = first.answered().await.problem(409, "stale_attempt");
+    assert_eq!((&problem["appended"], &problem["last"]), (&json!(1), &json!(entry.id)));
+    second.piece("{\"type\":\"n\"}\n").await;
+    assert_eq!(second.end().await.is(201)["appended"], 2);
+    let view = session.get("").await.is(200);
+    assert_eq!((&view["runs"][0]["attempt"], &view["runs"][0]["status"]), (&json!(2), &json!("completed")));
+}
+
+async fn a_body_that_its_replica_leaves_is_no_success(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    let mut stream = session.follow("").await;
+    let request = session.http.put(session.url("/runs/r")).header("content-type", "application/x-ndjson");
+    let bodies = [Endless::post(&session, "/events", "application/x-ndjson"), Endless::send(request)];
+    for body in &bodies {
+        body.piece("{\"type\":\"n\"}\n").await;
+        stream.until("n").await;
+    }
+    let down = tokio::spawn(gateway.shutdown());
+    for body in bodies {
+        let problem = body.answered().await.problem(503, "draining");
+        // So much is in the log; the rest is for another replica.
+        assert_eq!(problem["appended"], 1);
+    }
+    down.await.expect("an end");
 }

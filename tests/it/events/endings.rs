@@ -17,6 +17,7 @@ on_both_stores!(
     clients_of_a_deleted_session_go_on_with_the_one_made_anew,
     a_deleted_session_is_gone_whole,
     a_session_that_is_deleted_and_made_anew_many_times_is_followed_through_all_of_it,
+    a_replica_that_goes_down_cuts_its_streams,
 );
 
 async fn a_session_shows_what_it_is(backend: Backend) {
@@ -224,4 +225,20 @@ async fn a_session_that_is_deleted_and_made_anew_many_times_is_followed_through_
         }
         stream.caught_up().await;
     }
+}
+
+async fn a_replica_that_goes_down_cuts_its_streams(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    session.append_numbers(0..3).await;
+    let mut streams = [session.follow("").await, session.follow("?type=none").await, session.follow("?from=now").await];
+    for stream in &mut streams {
+        while stream.next().await.expect("caught-up").event.as_deref() != Some("caught-up") {}
+    }
+    let down = tokio::spawn(gateway.shutdown());
+    // A clean end would tell them that the session is over.
+    for mut stream in streams {
+        stream.cut().await;
+    }
+    down.await.expect("an end");
 }

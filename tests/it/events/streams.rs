@@ -319,7 +319,7 @@ async fn frames_and_headers_are_exactly_so(backend: Backend) {
     session.post("/close", json!({})).await.is(200);
     while stream.read().await {}
     let text = String::from_utf8(stream.raw.clone()).expect("text");
-    let (retry, rest) = text.split_once("\n\n").expect("a first frame");
+    let (retry, rest) = text.split_once('\n').expect("a first line");
     let ms: u64 = retry.strip_prefix("retry: ").expect("a retry").parse().expect("a number");
     assert!((500..1500).contains(&ms), "{ms}");
     let last = session.lane("events").await.pop().expect("an event")["id"].as_str().expect("an id").to_owned();
@@ -332,14 +332,14 @@ async fn frames_and_headers_are_exactly_so(backend: Backend) {
         while stream.read().await {}
         stream.raw
     });
-    let reset = format!("\n\nevent: reset\ndata: {{\"reason\":\"unknown\",\"first\":\"{}\"}}\n\nid: ", ids[0]);
+    let reset = format!("\nevent: reset\ndata: {{\"reason\":\"unknown\",\"first\":\"{}\"}}\n\nid: ", ids[0]);
     assert!(text.expect("text").contains(&reset));
 
     let other = gateway.session();
     let mut stream = other.follow("?from=now").await;
     stream.next().await.expect("caught-up");
     let text = String::from_utf8(stream.raw).expect("text");
-    assert!(text.ends_with("\n\nevent: caught-up\nid: 0-0\ndata: {}\n\n"), "{text:?}");
+    assert!(text.ends_with("\nevent: caught-up\nid: 0-0\ndata: {}\n\n"), "{text:?}");
 }
 
 async fn a_heartbeat_is_one_comment_line(backend: Backend) {

@@ -56,6 +56,8 @@ impl Gateway {
             // The machine that runs the tests may be busy with others.
             config.redis_timeout = PATIENCE;
         }
+        // It also ends connections that rest between requests, and a client may take one just then.
+        config.limits.head_timeout = NEVER;
         configure(&mut config);
         Self::serve(config).await
     }
@@ -68,11 +70,20 @@ impl Gateway {
 
     async fn serve(config: Config) -> Self {
         let server = moorline::serve(&config).await.expect("a gateway");
-        Gateway { server, config, http: http() }
+        let mut client = http();
+        if config.limits.head_timeout != NEVER {
+            client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+        }
+        Gateway { server, config, http: client }
     }
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.server.addr)
+    }
+
+    /// Ends it as a supervisor would.
+    pub async fn shutdown(self) {
+        self.server.shutdown(PATIENCE).await;
     }
 
     /// A session that is not there yet.
@@ -198,7 +209,7 @@ impl Session {
                 return entries;
             }
             let mut page = page.is(200);
-            entries.extend(page["events"].as_array_mut().expect("events").drain(..));
+            entries.append(page["events"].as_array_mut().expect("events"));
             if page["up_to_date"] == true {
                 return entries;
             }
@@ -353,6 +364,17 @@ impl Stream {
             let [entry] = <[Entry; 1]>::try_from(self.entries(1).await).expect("one");
             if entry.json["type"] == kind {
                 return entry;
+            }
+        }
+    }
+
+    /// Reads on until the connection breaks; an end that looks like success is none.
+    pub async fn cut(&mut self) {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("a cut in time") {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("a clean end after {:?}", String::from_utf8_lossy(&self.raw)),
+                Err(_) => return,
             }
         }
     }
