@@ -8,6 +8,7 @@ mod control_fire;
 mod control_model;
 mod early_answers;
 mod events;
+mod examples;
 mod independent_clients;
 mod replicas;
 mod resume_model;
