@@ -210,7 +210,7 @@ async fn of_many_decisions_on_two_replicas_one_holds() {
     let (status, _) = scene.post(0, "s/approvals", &json!({"approval": "a", "prompt": "sure?"})).await;
     assert_eq!(status, 201);
     let decide = |n: usize| {
-        let verdict = if n % 3 == 0 { "deny" } else { "approve" };
+        let verdict = if n.is_multiple_of(3) { "deny" } else { "approve" };
         let body =
             json!({"type": "decide", "id": format!("d{n}"), "approval": "a", "data": {"decision": verdict, "n": n}});
         let scene = &scene;
