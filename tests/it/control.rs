@@ -526,3 +526,37 @@ async fn an_agent_that_comes_back_on_another_replica_gets_what_it_has_not_seen()
         .collect();
     assert_eq!(outcomes, ["one consumed", "three rejected", "two superseded"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_are_shown_and_stopped_from_the_command_line() {
+    let gateway = Gateway::start(Backend::Memory).await;
+    let session = gateway.session();
+    let moorline = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_moorline"));
+        let command = command.args(arguments).env("MOORLINE_URL", gateway.url("")).env_remove("MOORLINE_TOKEN");
+        let output = command.output().await.expect("the moorline program");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    start(&session, json!({"run": "top", "agent": "orchestrator"})).await;
+    start(&session, json!({"run": "child", "agent": "writer", "parent": "top"})).await;
+    start(&session, json!({"run": "other"})).await;
+    let shown = moorline(&["runs", &session.name]).await;
+    let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["RUN", "AGENT", "ATTEMPT", "STATUS", "LEFT"]);
+    assert_eq!(lines[1][..4], ["other", "-", "1", "running"]);
+    assert_eq!(lines[2][..4], ["top", "orchestrator", "1", "running"]);
+    assert_eq!(lines[3][..4], ["child", "writer", "1", "running"]);
+    assert!(shown.lines().nth(3).is_some_and(|line| line.starts_with("  child")), "{shown}");
+
+    let stop = ["command", &session.name, "stop", "--run", "top", "--tree", "--grace-ms", "0", "--id", "halt"];
+    assert_eq!(moorline(&stop).await, "halt\n");
+    let runs: Value = serde_json::from_str(&moorline(&["runs", &session.name, "--json"]).await).expect("JSON");
+    let statuses: Vec<_> = runs.as_array().expect("runs").iter().map(|run| &run["status"]).collect();
+    assert_eq!(statuses, ["cancelled", "running", "cancelled"]);
+    moorline(&["command", &session.name, "steer", "--run", "other", "--id", "go"]).await;
+    let session_shown = moorline(&["sessions", "show", &session.name]).await;
+    for part in ["runs:", "pending_commands:", "command: go", "status: cancelled"] {
+        assert!(session_shown.contains(part), "{part}: {session_shown}");
+    }
+}
