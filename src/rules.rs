@@ -169,7 +169,7 @@ pub fn apply(control: &mut Control, now: Ms, action: &Action, effects: &mut Effe
             Reply::Appended(stopping)
         }
         Action::Command(request) => commands::issue(control, now, request, &mut part, effects)?,
-        Action::Outcome(request) => commands::report(control, now, request, &mut part)?,
+        Action::Outcome(request) => commands::report(control, now, request, &mut part, effects)?,
         Action::Start(request) => runs::start(control, now, request, &mut part, effects)?,
         Action::End { run, attempt, status, reason } => {
             runs::live(control, run, *attempt)?;
@@ -181,7 +181,7 @@ pub fn apply(control: &mut Control, now: Ms, action: &Action, effects: &mut Effe
             effects.touch.push(run.clone());
             Reply::Run(runs::view(control, run, now))
         }
-        Action::Approval(request) => approvals::request(control, now, request, &mut part)?,
+        Action::Approval(request) => approvals::request(control, now, request, &mut part, effects)?,
         Action::Close if closed => Reply::Done,
         Action::Close => {
             close(control, now, &mut part);

@@ -41,6 +41,8 @@ pub struct Filter {
     pub runs: Vec<String>,
     /// Of these types.
     pub types: Vec<String>,
+    /// What names no agent is for every agent, and what names no run for every run: so it is with commands.
+    pub unaddressed: bool,
 }
 
 impl Filter {
@@ -56,7 +58,8 @@ impl Filter {
         }
         let Some(head) = Head::of(payload) else { return false };
         let among = |list: &[String], value: Option<&str>| {
-            list.is_empty() || value.is_some_and(|value| list.iter().any(|wanted| wanted == value))
+            let wanted = |value| list.iter().any(|wanted| wanted == value);
+            list.is_empty() || value.map_or(self.unaddressed, wanted)
         };
         among(&self.types, Some(head.kind)) && among(&self.agents, head.agent) && among(&self.runs, head.run)
     }
@@ -218,6 +221,12 @@ mod tests {
         assert!(!filter.wants(br#"{"type":"t"}"#));
         assert!(!filter.wants(br#"{"type":"u","agent":"a"}"#));
         assert!(!filter.wants(b"no json"));
+        let commands =
+            Filter { agents: vec!["a".into()], runs: vec!["r".into()], unaddressed: true, ..Default::default() };
+        assert!(commands.wants(br#"{"type":"stop"}"#));
+        assert!(commands.wants(br#"{"type":"stop","run":"r"}"#));
+        assert!(!commands.wants(br#"{"type":"stop","run":"q"}"#));
+        assert!(!commands.wants(br#"{"type":"stop","agent":"b","run":"r"}"#));
         assert!(Filter::default().wants(b"no json"));
     }
 

@@ -18,7 +18,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     id::{EntryId, Ms, Name},
     rules::{self, Action, Control, Effects, Limits, Refusal, Reply, command_key},
-    store::{Commit, Outcome, Parted, Snapshot, Store, StoreError, Version, Versions, Window},
+    store::{Commit, Outcome, Parted, Producer, Snapshot, Store, StoreError, Version, Versions, Window},
 };
 
 /// Actions in one commit.
@@ -45,7 +45,7 @@ pub struct Done {
     pub skipped: usize,
     /// All of its events were stored before.
     pub duplicate: bool,
-    /// The session's time.
+    /// The session's time; 0 where it was not asked for.
     pub now: Ms,
     /// When something is due next.
     pub due: Option<Ms>,
@@ -120,6 +120,10 @@ impl Writers {
     /// Does one thing to a session. Once called, it is done even if the caller goes away.
     pub async fn act(self: &Arc<Self>, session: &Name, action: Action) -> Result<Done, WriteError> {
         let (done, answer) = oneshot::channel();
+        let numbered = match &action {
+            Action::Append(append) => append.producer.clone().map(|producer| (producer, append.events.len())),
+            _ => None,
+        };
         {
             let mut by_session = lock(&self.by_session);
             let writer = by_session
@@ -135,7 +139,30 @@ impl Writers {
                 tokio::spawn(self.clone().run(writer.clone()));
             }
         }
-        answer.await.unwrap_or_else(|_| Err(StoreError::Fault("the writer ended".into()).into()))
+        let answer = answer.await.unwrap_or_else(|_| Err(StoreError::Fault("the writer ended".into()).into()));
+        match (&answer, numbered) {
+            (Err(WriteError::Refused(_)), Some((producer, count))) => {
+                let known = self.stored_before(session, &producer, count).await?;
+                known.map_or(answer, Ok)
+            }
+            _ => answer,
+        }
+    }
+
+    /// What is refused now may have been stored before its run or its session ended, and only the answer was lost: then
+    /// the producer gets to know that.
+    async fn stored_before(
+        &self,
+        session: &Name,
+        producer: &Producer,
+        count: usize,
+    ) -> Result<Option<Done>, StoreError> {
+        let state = self.store.producer(session, &producer.id).await?;
+        let stored = state.is_some_and(|state| {
+            state.epoch == producer.epoch && producer.seq.saturating_add(count as u64) <= state.next_seq
+        });
+        let reply = Reply::Appended(Vec::new());
+        Ok(stored.then_some(Done { reply, ids: Vec::new(), skipped: count, duplicate: true, now: 0, due: None }))
     }
 
     async fn run(self: Arc<Self>, writer: Arc<Writer>) {

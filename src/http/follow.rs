@@ -83,7 +83,7 @@ async fn lane(
     params: &LaneParams,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let filter = params.filter()?;
+    let filter = params.filter(lane)?;
     match accepted(headers)? {
         Accepted::Sse => stream(gateway, session, lane, params, filter, headers).await,
         Accepted::Json => page(gateway, session, lane, params, &filter).await,
@@ -110,7 +110,7 @@ fn accepted(headers: &HeaderMap) -> Result<Accepted, Problem> {
 }
 
 impl LaneParams {
-    fn filter(&self) -> Result<Filter, Problem> {
+    fn filter(&self, lane: Lane) -> Result<Filter, Problem> {
         let names = |what: &str, list: &Option<String>| -> Result<Vec<String>, Problem> {
             let list = list.iter().flat_map(|list| list.split(','));
             list.map(|text| match text.parse::<Name>() {
@@ -128,6 +128,7 @@ impl LaneParams {
             agents: names("agent", &self.agent)?,
             runs: names("run", &self.run)?,
             types: types.collect::<Result<_, _>>()?,
+            unaddressed: lane == Lane::Commands,
         })
     }
 
@@ -289,7 +290,7 @@ fn with_id(entry: &Entry) -> Result<Box<RawValue>, Problem> {
 
 /// `GET …/commands?pending=true`: the commands without an outcome, as they stand in the lane.
 async fn pending(gateway: &Gateway, session: Name, params: &LaneParams) -> Result<Response, Problem> {
-    let filter = params.filter()?;
+    let filter = params.filter(Lane::Commands)?;
     let stat = super::sessions::stat(gateway, &session).await?;
     let control = match &stat.snapshot.state {
         Some(state) => Control::read(state, Default::default())?,

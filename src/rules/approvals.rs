@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::{Control, Refusal, Reply, entries, runs};
+use super::{Control, Effects, Refusal, Reply, entries, runs};
 use crate::{
     id::{Ms, Name},
     store::Part,
@@ -90,7 +90,13 @@ pub struct Decision {
 }
 
 /// An agent asks.
-pub fn request(control: &mut Control, now: Ms, request: &ApprovalRequest, part: &mut Part) -> Result<Reply, Refusal> {
+pub fn request(
+    control: &mut Control,
+    now: Ms,
+    request: &ApprovalRequest,
+    part: &mut Part,
+    effects: &mut Effects,
+) -> Result<Reply, Refusal> {
     let id = &request.approval;
     let expires = request.expires_ms.map(|ms| runs::in_range("expires_ms", ms, 1, EXPIRY_MAX)).transpose()?;
     let expires = expires.unwrap_or(EXPIRY_DEFAULT);
@@ -115,6 +121,8 @@ pub fn request(control: &mut Control, now: Ms, request: &ApprovalRequest, part: 
         on_expiry: request.on_expiry,
     };
     control.set_approval(id, approval);
+    // A sign of life of the run's agent.
+    effects.touch.extend(request.run.clone());
     Ok(Reply::Done)
 }
 

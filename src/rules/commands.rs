@@ -184,9 +184,10 @@ pub fn issue(
 
     let said = if stops { Some(stop_data(request, grace)) } else { request.data.clone() };
     let (agent, run) = (request.agent.as_ref(), request.run.as_ref());
-    part.commands.push(entries::command(&request.kind, id, agent, run, said.as_deref()));
     let approval = request.decision.as_ref().map(|decision| &decision.approval);
-    let issued = Issued { command: id, kind: &request.kind, approval, data: said.as_deref() };
+    let (kind, data) = (request.kind.as_str(), said.as_deref());
+    part.commands.push(entries::Command { kind, id, agent, run, approval, data }.payload());
+    let issued = Issued { command: id, kind, approval, data };
     entries::event(part, "command.issued", agent, run, &issued);
     effects.issued.push(id.clone());
     control.set_command(
@@ -313,13 +314,21 @@ fn lapse(control: &mut Control, command: &Command) {
 }
 
 /// The agent says what became of a command.
-pub fn report(control: &mut Control, now: Ms, request: &OutcomeRequest, part: &mut Part) -> Result<Reply, Refusal> {
+pub fn report(
+    control: &mut Control,
+    now: Ms,
+    request: &OutcomeRequest,
+    part: &mut Part,
+    effects: &mut Effects,
+) -> Result<Reply, Refusal> {
     let id = &request.command;
     let command = control.command(id).ok_or_else(|| Refusal::UnknownCommand(id.clone()))?;
     if command.status != CommandStatus::Pending {
         return Err(Refusal::CommandEnded { command: id.clone(), status: command.status });
     }
     let command = command.clone();
+    // A sign of life of the run's agent.
+    effects.touch.extend(command.run.iter().filter(|run| control.is_live(run)).cloned());
     let outcome = if request.consumed { Outcome::Consumed } else { Outcome::Rejected };
     resolve(control, id, outcome, request.reason.as_deref(), now, part);
     if outcome == Outcome::Rejected {
@@ -640,7 +649,9 @@ mod tests {
         scene.command("steer", |request| request.data = Some(RawValue::from_string(data.into()).unwrap())).unwrap();
         let mut part = Part::default();
         let raw: Box<RawValue> = RawValue::from_string(data.into()).unwrap();
-        let payload = entries::command("steer", &name("c"), None, None, Some(&raw));
+        let (id, data_) = (name("c"), Some(&*raw));
+        let command = entries::Command { kind: "steer", id: &id, agent: None, run: None, approval: None, data: data_ };
+        let payload = command.payload();
         assert!(std::str::from_utf8(&payload).unwrap().ends_with(&format!("\"data\":{data}}}")), "{payload:?}");
         entries::event(
             &mut part,

@@ -16,11 +16,30 @@ pub fn event(part: &mut Part, kind: &str, agent: Option<&Name>, run: Option<&Nam
 }
 
 /// A command, as agents read it.
-pub fn command(kind: &str, id: &Name, agent: Option<&Name>, run: Option<&Name>, data: Option<&RawValue>) -> Bytes {
-    let mut payload = Payload::new(kind);
-    payload.name("command", Some(id));
-    payload.name("agent", agent);
-    payload.name("run", run);
-    payload.value("data", &data);
-    payload.finish()
+pub struct Command<'a> {
+    /// Its type.
+    pub kind: &'a str,
+    /// Its id.
+    pub id: &'a Name,
+    /// The agent it is for.
+    pub agent: Option<&'a Name>,
+    /// The run it is for.
+    pub run: Option<&'a Name>,
+    /// Of a decision: what it decides.
+    pub approval: Option<&'a Name>,
+    /// What it says.
+    pub data: Option<&'a RawValue>,
+}
+
+impl Command<'_> {
+    /// Its payload on the commands lane.
+    pub fn payload(&self) -> Bytes {
+        let mut payload = Payload::new(self.kind);
+        payload.name("command", Some(self.id));
+        payload.name("agent", self.agent);
+        payload.name("run", self.run);
+        payload.name("approval", self.approval);
+        payload.value("data", &self.data);
+        payload.finish()
+    }
 }

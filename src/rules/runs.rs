@@ -467,6 +467,12 @@ mod tests {
             scene.wait(800);
             scene.act(Action::Heartbeat { run: name("r"), attempt: Some(1) }).unwrap();
         }
+        scene.wait(800);
+        scene.ask("a", Some("r"), Some(60_000)).unwrap();
+        scene.command("steer", |request| request.run = Some(name("r"))).unwrap();
+        scene.wait(800);
+        scene.report("c1", true).unwrap();
+        scene.wait(800);
         assert_eq!(scene.about("r"), ["started"]);
     }
 

@@ -150,9 +150,10 @@ async fn commands_are_filtered_by_agent_and_run(backend: Backend) {
     }
     session.post("/commands", json!({"type": "t3", "id": "c3"})).await.is(202);
     for (query, wanted) in [
-        ("?agent=a", vec!["c0", "c2"]),
-        ("?run=r", vec!["c0", "c1"]),
-        ("?agent=a,b&run=s", vec!["c2"]),
+        // What names no agent is for every agent, what names no run for every run.
+        ("?agent=a", vec!["c0", "c2", "c3"]),
+        ("?run=r", vec!["c0", "c1", "c3"]),
+        ("?agent=a,b&run=s", vec!["c2", "c3"]),
         ("?type=t1,t3", vec!["c1", "c3"]),
         ("", vec!["c0", "c1", "c2", "c3"]),
     ] {
@@ -346,6 +347,8 @@ async fn the_first_decision_holds_and_the_next_is_told_it(backend: Backend) {
         assert_eq!(problem["command"], format!("d{winner}"));
     }
     let kinds: Vec<_> = session.lane("events").await.iter().map(|event| event["type"].clone()).collect();
+    let commands = session.lane("commands").await;
+    assert_eq!((&commands[0]["type"], &commands[0]["approval"]), (&json!("decide"), &json!("a")));
     assert_eq!(kinds, ["approval.requested", "command.issued", "approval.decided", "command.consumed"]);
     assert_eq!(session.lane("commands").await.len(), 1);
     // The winner who asks again is not told that it lost.

@@ -19,6 +19,7 @@ on_both_stores!(
     an_endless_body_is_numbered_on,
     a_body_broken_at_any_byte_and_sent_again_stores_each_event_once,
     requests_that_race_with_the_same_numbers_store_each_event_once,
+    what_was_stored_before_the_end_is_known_after_it,
 );
 
 fn numbers(range: std::ops::Range<u64>) -> String {
@@ -201,4 +202,20 @@ async fn requests_that_race_with_the_same_numbers_store_each_event_once(backend:
         futures_util::future::join_all(racers).await;
     }
     holds(&session, 0..100).await;
+}
+
+async fn what_was_stored_before_the_end_is_known_after_it(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    session.post("/runs", json!({"run": "r"})).await.is(201);
+    let events = json!([{"data": 0, "run": "r"}, {"data": 1, "run": "r"}]).to_string();
+    session.produce(("p", 0, 0), true, &events).await.is(201);
+    session.post("/runs/r/end", json!({"status": "completed"})).await.is(200);
+    let known = json!({"ids": [], "skipped": 2, "duplicate": true});
+    assert_eq!(session.produce(("p", 0, 0), true, &events).await.is(200), known);
+    session.produce(("p", 0, 1), true, &events).await.problem(409, "run_ended");
+    session.produce(("p", 1, 0), true, &events).await.problem(409, "run_ended");
+    session.post("/close", json!({})).await.is(200);
+    assert_eq!(session.produce(("p", 0, 0), true, &events).await.is(200), known);
+    session.produce(("p", 0, 2), true, &events).await.problem(409, "session_closed");
 }
