@@ -6,6 +6,7 @@ mod demo;
 mod health;
 mod output;
 mod publish;
+mod runs;
 mod serve;
 mod sessions;
 mod tail;
@@ -41,6 +42,7 @@ enum Action {
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
     Command(command::CommandArgs),
+    Runs(runs::RunsArgs),
     /// Load a gateway and measure
     Bench(bench::BenchArgs),
     /// Look at sessions, close them, delete them
@@ -103,6 +105,7 @@ pub fn main() -> ExitCode {
             Action::Publish(args) => report(publish::run(args).await),
             Action::Tail(args) => report(tail::run(args).await),
             Action::Command(args) => report(unless_interrupted(command::run(args)).await),
+            Action::Runs(args) => report(unless_interrupted(runs::run(args)).await),
             Action::Bench(args) => report(bench::run(args).await),
             Action::Sessions(action) => report(unless_interrupted(sessions::run(action)).await),
             Action::Health(args) => report(unless_interrupted(health::run(args)).await),

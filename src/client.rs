@@ -12,6 +12,7 @@ mod backoff;
 mod error;
 mod follow;
 mod producer;
+mod runs;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ pub use error::{Error, Problem};
 pub use follow::{Begin, Entry, Follow, FollowOptions, Update};
 pub use producer::Producer;
 pub(crate) use producer::random_name;
+pub use runs::{Pending, Run, RunEnd, StartRun};
 
 use crate::id::{EntryId, Lane, Name};
 

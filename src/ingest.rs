@@ -126,9 +126,17 @@ impl Splitter {
         match self {
             Splitter::Sse(decoder) => decoder.push(bytes),
             Splitter::Lines { line, ready, count } => {
+                // White space does not reach the log, but a line may not consist of it without end. Asked of every line,
+                // finished or not, for the pieces to make no difference.
+                let limit = reading.event_bytes.saturating_mul(2);
+                let bounded = |size: usize, number: usize| {
+                    let bad = BadEvent::TooLarge { size, limit: reading.event_bytes };
+                    if size > limit { Err(BadStream::Line { line: number, bad }) } else { Ok(()) }
+                };
                 let mut at = 0;
                 for end in memchr::memchr_iter(b'\n', bytes) {
                     *count += 1;
+                    bounded(line.len() + end - at, *count)?;
                     // A line that came in one piece, the common case, is parsed where it lies.
                     let event = if line.is_empty() {
                         parse_line(&bytes[at..end], *count, reading)
@@ -140,12 +148,7 @@ impl Splitter {
                     at = end + 1;
                 }
                 line.extend_from_slice(&bytes[at..]);
-                // White space does not reach the log, but a line may not consist of it without end.
-                let limit = reading.event_bytes.saturating_mul(2);
-                if line.len() > limit {
-                    let bad = BadEvent::TooLarge { size: line.len(), limit: reading.event_bytes };
-                    return Err(BadStream::Line { line: *count + 1, bad });
-                }
+                bounded(line.len(), *count + 1)?;
             }
         }
         Ok(())

@@ -26,6 +26,7 @@ pub struct Producer {
     id: Name,
     /// The number of the next event.
     next: u64,
+    attempt: Option<u32>,
     patience: Duration,
     /// Whether a gateway was ever there.
     reached: bool,
@@ -40,10 +41,18 @@ impl Producer {
             speaker,
             id: random_name("p"),
             next: 0,
+            attempt: None,
             patience: PATIENCE,
             reached: false,
             on_retry: Box::new(|_, _| {}),
         }
+    }
+
+    /// Says with every request which attempt of its run it comes from: once another attempt has taken over, it is refused
+    /// (`stale_attempt`).
+    pub fn attempt(mut self, attempt: u32) -> Producer {
+        self.attempt = Some(attempt);
+        self
     }
 
     /// How long to go on trying after a failure that may pass, counted from that failure.
@@ -75,7 +84,7 @@ impl Producer {
         let mut backoff = Backoff::default();
         let mut failing_since = None;
         loop {
-            let error = match self.attempt(events).await {
+            let error = match self.try_once(events).await {
                 Ok(published) => {
                     self.reached = true;
                     self.next += events.len() as u64;
@@ -94,7 +103,7 @@ impl Producer {
         }
     }
 
-    async fn attempt<T: Serialize>(&self, events: &[T]) -> Result<Published, Error> {
+    async fn try_once<T: Serialize>(&self, events: &[T]) -> Result<Published, Error> {
         let request = self
             .client
             .request(Method::POST, &[self.session.as_str(), "events"])
@@ -102,6 +111,10 @@ impl Producer {
             .header("producer-id", self.id.as_str())
             .header("producer-epoch", 0)
             .header("producer-seq", self.next);
+        let request = match self.attempt {
+            Some(attempt) => request.header("run-attempt", attempt),
+            None => request,
+        };
         // One event goes as it is: a refusal then speaks of it, not of an array's element.
         let request = if let [event] = events { request.json(event) } else { request.json(events) };
         self.client.answer(request.timeout(ANSWER_TIMEOUT)).await

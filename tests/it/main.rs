@@ -3,9 +3,12 @@
 mod bad_input;
 mod cli;
 mod commands;
+mod control;
+mod control_fire;
 mod control_model;
 mod early_answers;
 mod events;
+mod examples;
 mod independent_clients;
 mod replicas;
 mod resume_model;

@@ -1,5 +1,6 @@
 //! What the integration tests share.
 
+pub mod agent;
 pub mod gateway;
 pub mod process;
 pub mod redis;
