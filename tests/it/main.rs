@@ -1,6 +1,7 @@
 //! Integration tests: one binary, against both stores and real `redis-server` processes.
 
 mod bad_input;
+mod borders;
 mod cli;
 mod commands;
 mod control;
