@@ -65,8 +65,8 @@ pub struct ServeArgs {
     #[arg(long, env = "MOORLINE_BODY_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME",
           help_heading = "Limits")]
     body_timeout: Duration,
-    /// How long a request's head may take
-    #[arg(long, env = "MOORLINE_HEAD_TIMEOUT", default_value = "10s", value_parser = duration, value_name = "TIME",
+    /// How long a request's head may take, and a kept-alive connection may rest; longer than the load balancer keeps it
+    #[arg(long, env = "MOORLINE_HEAD_TIMEOUT", default_value = "75s", value_parser = duration, value_name = "TIME",
           help_heading = "Limits")]
     head_timeout: Duration,
     /// The largest request head, in bytes (at least 8192)

@@ -29,8 +29,10 @@ const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 /// Entries looked at for one page: a filter that matches little must not read the whole log in one request.
 const SCAN_MAX: usize = 10_000;
-/// Entries read at a time where a filter may drop most: as many as are wanted would be a read for each entry.
-const SCAN_STEP: usize = 500;
+/// Entries of one read of the store for a page: it holds them all in memory, and each may be as large as an event can.
+const SCAN_STEP: usize = 128;
+/// Payload bytes after which a page ends although it has fewer entries than were asked for.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The query of a lane.
 #[derive(Debug, Deserialize)]
@@ -234,8 +236,8 @@ async fn page(
         (None, true) => From::After(gateway.store.read(&session, lane, From::Latest, 1).await?.extent.last),
         (None, false) => From::Start,
     };
-    let step = if filter.wants_all() { limit } else { limit.max(SCAN_STEP) };
-    let (mut events, mut scanned) = (Vec::new(), 0);
+    let step = if filter.wants_all() { limit.min(SCAN_STEP) } else { SCAN_STEP };
+    let (mut events, mut scanned, mut bytes) = (Vec::new(), 0, 0);
     let (next, up_to_date, closed) = loop {
         let page = gateway.store.read(&session, lane, from, step).await?;
         if !page.exists && page.lost.is_none() {
@@ -249,13 +251,14 @@ async fn page(
         for (at, entry) in page.entries.iter().enumerate() {
             if filter.wants(&entry.payload) {
                 events.push(with_id(entry)?);
+                bytes += entry.payload.len();
             }
-            if events.len() == limit && at + 1 < page.entries.len() {
+            if (events.len() == limit || bytes >= PAGE_BYTES) && at + 1 < page.entries.len() {
                 (next, up_to_date) = (entry.id, false);
                 break;
             }
         }
-        if up_to_date || events.len() == limit || scanned >= SCAN_MAX {
+        if up_to_date || events.len() == limit || bytes >= PAGE_BYTES || scanned >= SCAN_MAX {
             break (next, up_to_date, page.closed);
         }
         from = From::After(next);

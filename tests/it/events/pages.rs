@@ -14,6 +14,7 @@ on_both_stores!(
     a_page_from_now_is_empty_and_tells_the_tail,
     the_last_page_of_a_closed_session_says_so,
     a_page_is_what_a_client_gets_that_asks_for_nothing_else,
+    a_page_of_large_events_ends_early,
 );
 
 async fn a_page_has_a_limit_and_tells_where_to_read_on(backend: Backend) {
@@ -124,4 +125,26 @@ async fn a_page_is_what_a_client_gets_that_asks_for_nothing_else(backend: Backen
     let socket = &mut gateway.socket().await;
     socket.send(format!("GET /v1/sessions/{}/events HTTP/1.1\r\nhost: t\r\n\r\n", session.name)).await;
     assert_eq!(socket.answer().await.headers["content-type"], "application/json");
+}
+
+async fn a_page_of_large_events_ends_early(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    let large = "x".repeat(200 * 1024);
+    let count = 30;
+    for _ in 0..count {
+        session.append(json!({"data": large})).await;
+    }
+    let (mut seen, mut pages, mut query) = (0, 0, "?limit=1000".to_owned());
+    loop {
+        let page = session.get(&format!("/events{query}")).await.is(200);
+        seen += page["events"].as_array().expect("events").len();
+        pages += 1;
+        if page["up_to_date"] == true {
+            break;
+        }
+        query = format!("?limit=1000&after={}", page["next"].as_str().expect("an id"));
+    }
+    assert_eq!(seen, count);
+    assert!(pages > 1, "6 MiB in one page");
 }
