@@ -157,7 +157,13 @@ pub fn judge(control: &mut Control, now: Ms, effects: &mut Effects) {
 /// One action, after what was due has been judged. On `Err` nothing has changed.
 pub fn apply(control: &mut Control, now: Ms, action: &Action, effects: &mut Effects) -> Result<Reply, Refusal> {
     let closed = control.closed.is_some();
-    if closed && !matches!(action, Action::Close | Action::Tick) {
+    let allowed = match action {
+        Action::Close | Action::Tick => true,
+        // Asked again: it gets the answer of the first time.
+        Action::Command(request) => control.command(&request.id).is_some(),
+        _ => false,
+    };
+    if closed && !allowed {
         return Err(Refusal::SessionClosed);
     }
     let mut part = Part::default();

@@ -13,6 +13,7 @@ mod examples;
 mod independent_clients;
 mod replicas;
 mod resume_model;
+mod slow_clients;
 mod store_contract;
 mod store_model;
 mod support;

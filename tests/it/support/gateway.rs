@@ -297,7 +297,7 @@ impl Stream {
     /// Reads what comes next. `false`: the response has ended as it should.
     pub async fn read(&mut self) -> bool {
         let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await;
-        let raw = String::from_utf8_lossy(&self.raw);
+        let raw = String::from_utf8_lossy(&self.raw[self.raw.len().saturating_sub(500)..]);
         let chunk = chunk.unwrap_or_else(|_| panic!("nothing comes any more after {raw:?}"));
         match chunk.unwrap_or_else(|e| panic!("{e:?} after {raw:?}")) {
             Some(chunk) => {
