@@ -32,8 +32,9 @@ use tokio::{
     task::JoinSet,
 };
 
-const ROUNDS: usize = 12;
-const ROUND: Duration = Duration::from_millis(800);
+/// Many and short: what else the machine does then hits all kinds alike.
+const ROUNDS: usize = 60;
+const ROUND: Duration = Duration::from_millis(250);
 /// Agents that append at the same time, each as soon as it has its answer.
 const AGENTS: usize = 16;
 /// Sessions that they write to.
