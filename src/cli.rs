@@ -39,6 +39,8 @@ enum Action {
     /// Run a gateway
     Serve(serve::ServeArgs),
     Demo(demo::DemoArgs),
+    #[command(hide = true)]
+    DemoAgent(demo::AgentArgs),
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
     Command(command::CommandArgs),
@@ -102,6 +104,7 @@ pub fn main() -> ExitCode {
         match cli.action {
             Action::Serve(args) => serve::run(args).await,
             Action::Demo(args) => report(demo::run(args).await),
+            Action::DemoAgent(args) => report(demo::run_agent(args).await),
             Action::Publish(args) => report(publish::run(args).await),
             Action::Tail(args) => report(tail::run(args).await),
             Action::Command(args) => report(unless_interrupted(command::run(args)).await),

@@ -1,11 +1,22 @@
 //! `moorline demo`: a gateway in this process, and agents that stream through it for real.
 //!
-//! The agents know only the gateway's address. This file starts both and shows the session as `tail` would.
+//! ```text
+//! demo ── gateway ◀──HTTP── orchestrator r0 ┐
+//!   │        ▲  ▲ ◀──HTTP── reader       r1 ├ processes; each holds a lease on its run
+//!   │  tail ─┘  └── curl, … summarizer   r2 ┘
+//!   └─ team: starts the agents, hands out the text, takes them along when it ends
+//! ```
+//!
+//! The agents know only the gateway's address. The session is shown as `tail` would.
 
 mod agent;
+mod banner;
 mod orchestrator;
+mod process;
 mod reader;
+mod role;
 mod summarizer;
+mod team;
 mod text;
 
 use std::{
@@ -13,11 +24,14 @@ use std::{
     io::Read,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 
-use self::agent::Workplace;
+pub(super) use self::process::{AgentArgs, run as run_agent};
+use self::{agent::Workplace, banner::banner, team::Team};
 use super::{
     Ending, Failure, output,
     tail::{Printer, Show},
@@ -27,7 +41,7 @@ use crate::{
     client::{Client, FollowOptions, random_name},
     config::{Config, DEFAULT_PORT},
     http::Server,
-    id::{Lane, Name},
+    id::Lane,
 };
 
 /// What the agents work on unless a file is named.
@@ -38,9 +52,9 @@ const INPUT_MAX: u64 = 2 << 20;
 
 /// Watch real agents stream through a gateway of their own
 ///
-/// An orchestrator plans and starts two agents that work on a text at the same time and write to the session
-/// themselves. While they do, follow the session from other terminals, cut the connection, come back, steer and stop
-/// them, with the lines that this prints.
+/// An orchestrator plans, and two agents work on a text at the same time and write to the session themselves; each is
+/// a process of its own. While they do, follow the session from other terminals, cut the connection, come back, steer,
+/// stop and freeze them, with the lines that this prints.
 #[derive(Debug, Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct DemoArgs {
@@ -55,13 +69,16 @@ pub(super) struct DemoArgs {
     /// How fast the agents speak, in tokens a second
     #[arg(long, default_value_t = 30.0, value_parser = parse_speed, value_name = "TOKENS")]
     speed: f64,
+    /// The silence after which an agent counts as lost, in seconds
+    #[arg(long, default_value = "10", value_parser = parse_lease, value_name = "SECONDS")]
+    lease: u32,
     /// Close the session and end when the agents are done
     #[arg(long)]
     once: bool,
 }
 
 /// The text that the agents work on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Input {
     name: String,
     text: String,
@@ -73,13 +90,25 @@ pub(super) async fn run(args: DemoArgs) -> Result<Ending, Failure> {
         None => Input { name: "README.md".into(), text: README.into() },
     };
     let server = start_gateway(&args).await.map_err(|error| Failure::Other(error.to_string()))?;
+    let result = watch_agents(&args, &server, input).await;
+    server.shutdown(Config::default().drain).await;
+    result
+}
+
+async fn watch_agents(args: &DemoArgs, server: &Server, input: Input) -> Result<Ending, Failure> {
     let client = Client::new(&format!("http://{}", server.addr), None)?;
     let session = random_name("demo");
-    output::write(&banner(&client, &session, &input, &args))?;
+    let lease = Duration::from_secs(args.lease.into());
+    let place = Workplace { client: client.clone(), session: session.clone(), speed: args.speed, lease };
+    let mut team = Team::start(&place)?;
+    let store = match args.redis_url.as_deref() {
+        Some(url) if !url.is_empty() => "Redis",
+        _ => "memory (--redis-url keeps it in Redis)",
+    };
+    output::write(&banner(&place, &input, store, &team))?;
 
-    let place = Workplace { client: client.clone(), session: session.clone(), speed: args.speed };
     let agents = async {
-        orchestrator::run(place, input).await?;
+        team.work(&input).await;
         match args.once {
             // The viewer reads to the end, sees `closed`, and ends the demo.
             true => client.close(&session).await?,
@@ -93,7 +122,8 @@ pub(super) async fn run(args: DemoArgs) -> Result<Ending, Failure> {
         result = viewer => result,
         result = agents => result,
     };
-    server.shutdown(Config::default().drain).await;
+    // Before the gateway goes: they would complain.
+    team.dismiss().await;
     result
 }
 
@@ -141,49 +171,15 @@ fn parse_speed(text: &str) -> Result<f64, String> {
     if (0.1..=10_000.0).contains(&speed) { Ok(speed) } else { Err("it takes 0.1 to 10000".into()) }
 }
 
+fn parse_lease(text: &str) -> Result<u32, String> {
+    let seconds: u32 = text.parse().map_err(|_| "it takes whole seconds".to_owned())?;
+    if (1..=3600).contains(&seconds) { Ok(seconds) } else { Err("it takes 1 to 3600 seconds".into()) }
+}
+
 /// Nobody has to show a token here, so nobody else may come in.
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     let addr: SocketAddr = text.parse().map_err(|_| "it takes the form 127.0.0.1:4770".to_owned())?;
     if addr.ip().is_loopback() { Ok(addr) } else { Err("the demo listens on loopback addresses only".into()) }
-}
-
-/// What to try, ready to be pasted.
-fn banner(client: &Client, session: &Name, input: &Input, args: &DemoArgs) -> String {
-    let url = format!("{}/v1/sessions/{session}", client.base_url());
-    let sse = "-H 'Accept: text/event-stream'";
-    let json = "-H 'Content-Type: application/json'";
-    // Words that the text has, but not the ones that the summary begins with anyway.
-    let terms = text::Document::parse(&input.text).terms();
-    let focus: Vec<&str> = terms.iter().skip(4).take(2).map(|(term, _)| term.as_str()).collect();
-    let focus = if focus.is_empty() { input.name.clone() } else { focus.join(" ") };
-    let store = match args.redis_url {
-        Some(_) => "Redis",
-        None => "memory (--redis-url keeps it in Redis)",
-    };
-    format!(
-        "\
-moorline demo: agents at work on {name}, in the session {session}. Its log is in {store}.
-In other terminals:
-
-  # follow it: the whole history, then live
-  curl -N {sse} {url}/events
-
-  # cut the connection after 3 seconds, come back with the last id: nothing is missing, nothing comes twice
-  LAST=$(curl -sN -m 3 {sse} {url}/events | tee /dev/stderr | sed -n 's/^id: //p' | tail -1); echo \"--- cut after $LAST ---\"; curl -N {sse} -H \"Last-Event-ID: $LAST\" {url}/events
-
-  # while they speak (--speed 5 gives you more time): steer the summarizer; stop one agent, leave the others at work; stop all
-  curl {json} -d '{{\"type\":\"steer\",\"agent\":\"summarizer\",\"data\":\"{focus}\"}}' {url}/commands
-  curl {json} -d '{{\"type\":\"stop\",\"agent\":\"reader\"}}' {url}/commands
-  curl {json} -d '{{\"type\":\"stop\"}}' {url}/commands
-
-  # the same with the command line
-  moorline tail {session} --url {base}
-  moorline command {session} stop --agent summarizer --url {base}
-
-",
-        name = input.name,
-        base = client.base_url(),
-    )
 }
 
 #[cfg(test)]

@@ -1,53 +1,52 @@
-//! What the demo's agents have in common: a name, a voice on the events lane, an ear on the commands lane.
+//! What the demo's agents have in common: a run, a voice on the events lane, an ear on the commands lane.
 //!
 //! An agent knows the session's address and nothing else: what it says goes out by HTTP, what it is told comes in by
 //! HTTP. It could run on another machine.
 
-use std::time::Duration;
+use std::{future::Future, pin::pin, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{
-    sync::watch,
-    task::AbortHandle,
-    time::{Interval, MissedTickBehavior, interval},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
+use super::role::Role;
 use crate::{
-    client::{Begin, Client, Error, Follow, FollowOptions, Outcome, Producer, Published, Speaker, Update},
+    client::{
+        Client, Entry, Error, Follow, FollowOptions, Outcome, Producer, Published, Run, RunEnd, Speaker, StartRun,
+        Update,
+    },
     id::{Lane, Name},
 };
+
+/// An error's text in the reason of a failed run: enough to know what happened, far below the gateway's limit.
+const REASON_MAX_CHARS: usize = 200;
 
 /// One agent at work in one run.
 pub(super) struct Agent {
     place: Workplace,
+    role: Role,
     run: Name,
-    producer: Producer,
-    orders: watch::Receiver<Orders>,
-    listener: AbortHandle,
-    pace: Interval,
+    attempt: u32,
+    events: Producer,
+    commands: Follow,
+    /// The run was asked to stop.
+    stopping: bool,
+    /// The last steer that nothing was made of yet.
+    steer: Option<Steer>,
+    /// When the next token may be said.
+    due: Instant,
     blocks: u32,
 }
 
-/// A command, as it stands in the commands lane.
-#[derive(Debug, Clone, Deserialize)]
-struct Command {
-    #[serde(rename = "type")]
-    kind: String,
-    command: Name,
-    agent: Option<Name>,
-    run: Option<Name>,
-    #[serde(default)]
-    data: Value,
-}
-
-/// What an agent has been told. Only the last steer counts, so nothing queues up.
-#[derive(Debug, Default)]
-struct Orders {
-    stop: Option<Command>,
-    steer: Option<Command>,
-    /// The commands lane can't be read any more.
-    lost: Option<String>,
+/// Where the agents work, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Workplace {
+    pub client: Client,
+    pub session: Name,
+    /// Tokens a second.
+    pub speed: f64,
+    /// The silence after which an agent counts as lost.
+    pub lease: Duration,
 }
 
 /// A request to turn the work in another direction.
@@ -60,52 +59,71 @@ pub(super) struct Steer {
 /// Why an agent ends before its work is done.
 #[derive(Debug)]
 pub(super) enum Halt {
-    /// It was told to stop.
+    /// Its run was asked to stop; a last word and an end are up to the agent.
     Stopped,
+    /// Its run has ended without it, or the session has: nothing that it sends would be taken.
+    Over(String),
     /// It can't go on.
     Failed(String),
 }
 
-impl From<Error> for Halt {
-    fn from(error: Error) -> Halt {
-        Halt::Failed(error.to_string())
-    }
+/// A command, as it stands in the commands lane.
+#[derive(Debug, Deserialize)]
+struct Command {
+    #[serde(rename = "type")]
+    kind: String,
+    command: Name,
+    agent: Option<Name>,
+    run: Option<Name>,
+    #[serde(default)]
+    data: Value,
 }
 
-/// Where the agents work, and how fast they speak.
-#[derive(Debug, Clone)]
-pub(super) struct Workplace {
-    pub client: Client,
-    pub session: Name,
-    /// Tokens a second.
-    pub speed: f64,
+impl From<Error> for Halt {
+    fn from(error: Error) -> Halt {
+        match error.code() {
+            // The unknown ones: the session was deleted, and maybe another has its name by now.
+            Some("run_ended" | "stale_attempt" | "session_closed" | "unknown_run" | "unknown_session") => {
+                Halt::Over(error.to_string())
+            }
+            _ => Halt::Failed(error.to_string()),
+        }
+    }
 }
 
 impl Agent {
-    /// Listens for commands from now on, then says that it has started: whoever reads that can command it.
-    pub async fn start(place: &Workplace, name: Name, run: Name) -> Result<Agent, Error> {
-        let options = FollowOptions { begin: Begin::Now, ..FollowOptions::default() };
-        let mut commands = place.client.follow(&place.session, Lane::Commands, options);
-        while let Some(update) = commands.next().await {
-            if let Update::CaughtUp = update? {
-                break;
-            }
+    /// Starts the role's run, takes up what it has been told already, and listens from there on.
+    pub async fn start(place: &Workplace, role: Role) -> Result<Agent, Halt> {
+        let (client, session) = (&place.client, &place.session);
+        let start = StartRun {
+            agent: Some(role.agent()),
+            parent: role.parent(),
+            lease_ms: Some(place.lease.as_millis() as u64),
+            ..StartRun::new(role.run())
+        };
+        let Run { run, attempt, status, .. } = client.start_run(session, &start).await?;
+        if status == "cancelled" {
+            return Err(Halt::Over(format!("{run} was stopped before it started")));
         }
-        let (told, orders) = watch::channel(Orders::default());
-        let listener = tokio::spawn(listen(commands, told, name.clone(), run.clone())).abort_handle();
-        let speaker = Speaker { agent: Some(name), run: Some(run.clone()) };
-        let producer = place.client.producer(&place.session, speaker);
-        let mut pace = interval(Duration::from_secs_f64(1.0 / place.speed));
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut agent = Agent { place: place.clone(), run, producer, orders, listener, pace, blocks: 0 };
-        agent.event("agent.started", Value::Null).await?;
+        let speaker = Speaker { agent: Some(role.agent()), run: Some(run.clone()) };
+        let events = client.producer(session, speaker).attempt(attempt);
+        let pending = client.pending_commands(session).await?;
+        let behind = FollowOptions { cursor: Some(pending.next), ..FollowOptions::default() };
+        let commands = client.follow(session, Lane::Commands, behind);
+        let (stopping, due) = (status == "stopping", Instant::now());
+        let mut agent =
+            Agent { place: place.clone(), role, run, attempt, events, commands, stopping, steer: None, due, blocks: 0 };
+        for command in &pending.commands {
+            agent.obey(command).await?;
+        }
         Ok(agent)
     }
 
-    /// Publishes one event; null stands for no data.
+    /// Publishes one event. The answer also tells how the run stands.
     pub async fn event(&mut self, kind: &str, data: Value) -> Result<Published, Error> {
-        let event = if data.is_null() { json!({"type": kind}) } else { json!({"type": kind, "data": data}) };
-        self.producer.publish(&[event]).await
+        let published = self.events.publish(&[json!({"type": kind, "data": data})]).await?;
+        self.stopping |= published.run.as_ref().is_some_and(|run| run["status"] == "stopping");
+        Ok(published)
     }
 
     /// Says one paragraph, word by word, as a model would.
@@ -113,103 +131,104 @@ impl Agent {
         self.blocks += 1;
         let id = format!("{}-{}", self.run, self.blocks);
         for token in format!("{}\n", text.trim_end()).split_inclusive(' ') {
-            self.pace.tick().await;
-            self.check()?;
+            self.wait_for(sleep_until(self.due)).await?;
+            self.due = Instant::now() + Duration::from_secs_f64(1.0 / self.place.speed);
             self.event("text-delta", json!({"id": id, "delta": token})).await?;
         }
         Ok(())
     }
 
-    /// Ends the work if the agent was told to.
-    pub fn check(&self) -> Result<(), Halt> {
-        let orders = self.orders.borrow();
-        match &orders.lost {
-            _ if orders.stop.is_some() => Err(Halt::Stopped),
-            Some(why) => Err(Halt::Failed(format!("the commands lane is lost: {why}"))),
-            None => Ok(()),
-        }
-    }
-
-    /// Waits for a stop.
-    pub async fn halted(&mut self) -> Halt {
+    /// Waits for something else than the session, keeps the run alive meanwhile, and gives up when the run is to stop.
+    pub async fn wait_for<T>(&mut self, what: impl Future<Output = T>) -> Result<T, Halt> {
+        let mut what = pin!(what);
+        let pause = self.place.lease / 3;
+        let mut heartbeat = interval_at(Instant::now() + pause, pause);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if let Err(halt) = self.check() {
-                return halt;
+            if self.stopping {
+                return Err(Halt::Stopped);
             }
-            if self.orders.changed().await.is_err() {
-                return Halt::Failed("the session was closed".into());
+            tokio::select! {
+                done = &mut what => return Ok(done),
+                _ = heartbeat.tick() => self.ask().await?,
+                update = self.commands.next() => match update.transpose()? {
+                    Some(Update::Entry(entry)) => self.obey(&entry).await?,
+                    // A lost connection comes back by itself, behind the last command that was seen.
+                    Some(_) => {}
+                    None => return Err(Halt::Over("the session was closed".into())),
+                },
             }
         }
     }
 
     /// What the agent was steered to since the last call, if it was. It owes the command an [answer](Agent::answer).
     pub fn steered(&mut self) -> Option<Steer> {
-        if !self.orders.has_changed().unwrap_or(false) {
-            return None;
-        }
-        let Command { command, data, .. } = self.orders.borrow_and_update().steer.clone()?;
-        let text = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
-        Some(Steer { command, text })
+        self.steer.take()
     }
 
-    /// The last event: how the work ended, and what came of it.
-    pub async fn finish(mut self, work: Result<Value, Halt>) -> Result<(), Error> {
-        let data = match work {
-            Ok(result) => json!({"status": "completed", "result": result}),
-            Err(Halt::Stopped) => json!({"status": "stopped"}),
-            Err(Halt::Failed(why)) => json!({"status": "failed", "reason": why}),
+    /// Ends the run as the work ended; a result is its last event.
+    pub async fn finish(mut self, work: Result<Value, Halt>) -> Result<(), Halt> {
+        let (end, reason) = match work {
+            Ok(result) => {
+                self.event("result", result).await?;
+                (RunEnd::Completed, None)
+            }
+            Err(Halt::Stopped) => (RunEnd::Cancelled, Some("asked to stop".to_owned())),
+            Err(Halt::Over(why)) => return Err(Halt::Over(why)),
+            Err(Halt::Failed(why)) => (RunEnd::Failed, Some(why.chars().take(REASON_MAX_CHARS).collect())),
         };
-        self.event("agent.finished", data).await?;
-        let stop = self.orders.borrow().stop.as_ref().map(|stop| stop.command.clone());
-        if let Some(stop) = stop {
-            self.answer(&stop, Outcome::Consumed, None).await;
+        if let Some(steer) = self.steered() {
+            self.answer(&steer.command, Outcome::Rejected, Some("it came too late")).await;
         }
-        Ok(())
+        let Workplace { client, session, .. } = &self.place;
+        client.end_run(session, &self.run, self.attempt, end, reason.as_deref()).await?;
+        match reason {
+            Some(why) if end == RunEnd::Failed => Err(Halt::Failed(why)),
+            _ => Ok(()),
+        }
     }
 
-    /// Reports a command's outcome. A colleague that was told the same may have been faster: that is as good.
+    /// Reports a command's outcome. It may have one already: its time was over, or somebody else was faster. That is as
+    /// good.
     pub async fn answer(&self, command: &Name, outcome: Outcome, reason: Option<&str>) {
         if let Err(error) = self.place.client.outcome(&self.place.session, command, outcome, reason).await {
             tracing::debug!(%command, %error, "the outcome was not taken");
         }
     }
-}
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        self.listener.abort();
+    /// Renews the lease, and asks how the run stands.
+    async fn ask(&mut self) -> Result<(), Halt> {
+        match self.place.client.heartbeat(&self.place.session, &self.run, self.attempt).await {
+            Ok(run) => self.stopping |= run.status == "stopping",
+            // The next one may get through.
+            Err(error) if error.is_transient() => tracing::debug!(%error, "a heartbeat got no answer"),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
-}
 
-/// Passes on the commands for one agent, until the session is closed.
-async fn listen(mut commands: Follow, told: watch::Sender<Orders>, name: Name, run: Name) {
-    while let Some(update) = commands.next().await {
-        match update {
-            Ok(Update::Entry(entry)) => {
-                let Ok(command) = serde_json::from_str::<Command>(&entry.json) else { continue };
-                let for_me = command.agent.as_ref().is_none_or(|agent| *agent == name)
-                    && command.run.as_ref().is_none_or(|r| *r == run);
-                if for_me {
-                    told.send_if_modified(|orders| orders.take(command));
+    async fn obey(&mut self, entry: &Entry) -> Result<(), Halt> {
+        let Ok(command) = serde_json::from_str::<Command>(&entry.json) else { return Ok(()) };
+        let named = command.agent.is_some() || command.run.is_some();
+        let ours = command.agent.as_ref().is_none_or(|agent| *agent == self.role.agent())
+            && command.run.as_ref().is_none_or(|run| *run == self.run);
+        match command.kind.as_str() {
+            // Whomever it names: it may reach this run by its parent. The run's own status tells.
+            "stop" => self.ask().await?,
+            "decide" => {}
+            "steer" if ours && self.role.takes_steers() => {
+                let text = command.data.as_str().map_or_else(|| command.data.to_string(), str::to_owned);
+                if let Some(older) = self.steer.replace(Steer { command: command.command, text }) {
+                    self.answer(&older.command, Outcome::Rejected, Some("a later steer came first")).await;
                 }
             }
-            Ok(_) => {}
-            Err(error) => {
-                told.send_modify(|orders| orders.lost = Some(error.to_string()));
-                return;
+            // What is for nobody by name is left to those that can do it.
+            _ if ours && named => {
+                let why = format!("the {} does not know what to do with this", self.role);
+                self.answer(&command.command, Outcome::Rejected, Some(&why)).await;
             }
+            _ => {}
         }
-    }
-}
-
-impl Orders {
-    /// Takes a command; `false` if the demo's agents don't know its type.
-    fn take(&mut self, command: Command) -> bool {
-        match command.kind.as_str() {
-            "stop" => self.stop = Some(command),
-            "steer" => self.steer = Some(command),
-            _ => return false,
-        }
-        true
+        Ok(())
     }
 }

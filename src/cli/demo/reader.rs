@@ -1,7 +1,5 @@
 //! The sub-agent that walks through the document and says what stands where.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use super::{
@@ -10,7 +8,7 @@ use super::{
 };
 
 /// Reads one section after the other. The result: counts, outline, and the most frequent terms.
-pub(super) async fn work(agent: &mut Agent, document: Arc<Document>) -> Result<Value, Halt> {
+pub(super) async fn work(agent: &mut Agent, document: &Document) -> Result<Value, Halt> {
     let count = document.sections.len();
     for (i, section) in document.sections.iter().enumerate() {
         agent.say(&describe(i + 1, count, section)).await?;

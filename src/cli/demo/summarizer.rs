@@ -1,7 +1,5 @@
 //! The sub-agent that summarises by extraction: it chooses the sentences that say most, one at a time.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 use super::{
@@ -16,8 +14,8 @@ const LEAST: usize = 4;
 const MOST: usize = 40;
 
 /// Says the summary. A `steer` command's text names what the sentences chosen from then on should be about.
-pub(super) async fn work(agent: &mut Agent, document: Arc<Document>) -> Result<Value, Halt> {
-    let mut ranking = Ranking::new(&document);
+pub(super) async fn work(agent: &mut Agent, document: &Document) -> Result<Value, Halt> {
+    let mut ranking = Ranking::new(document);
     let candidates = ranking.left();
     let length = (candidates / SHARE).clamp(LEAST, MOST).min(candidates);
     let mut chosen = Vec::new();

@@ -1,6 +1,11 @@
 //! `moorline demo`, and what its banner promises.
 
-use std::{io::Write, process::Command};
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{
     AT_ONCE,
@@ -14,6 +19,61 @@ fn text_file() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::with_suffix(".md").unwrap();
     file.write_all(TEXT.as_bytes()).unwrap();
     file
+}
+
+/// What an agent said and what the log says of it. While others speak, its text is broken into lines anywhere.
+fn text_of(stdout: &str, speaker: &str) -> String {
+    let lines = stdout.lines().filter_map(|line| line.trim_start().strip_prefix(speaker)?.strip_prefix(" │ "));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+}
+
+/// Waits until an agent says something.
+fn said(demo: &Program, speaker: &str, text: &str) {
+    wait_until(text, || text_of(&demo.stdout(), speaker).contains(text));
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The processes that the banner names, in its order: orchestrator, reader, summarizer.
+fn agents(demo: &Program) -> [u32; 3] {
+    let banner = demo.stdout();
+    let line = banner.lines().find(|line| line.starts_with("Each agent is a process: ")).expect("the banner");
+    let pids = line.trim_end_matches('.').split(", ").filter_map(|agent| agent.rsplit(' ').next()?.parse().ok());
+    pids.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("three processes: {line}"))
+}
+
+fn signal(name: &str, pid: u32) {
+    let status = Command::new("kill").args([name, &pid.to_string()]).status().expect("the kill program");
+    assert!(status.success(), "kill {name} {pid}");
+}
+
+/// Whether a process is there, and more than a corpse that nobody has buried.
+fn runs(pid: u32) -> bool {
+    let output = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().expect("the ps program");
+    let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    !state.is_empty() && !state.starts_with('Z')
+}
+
+/// Wakes a frozen process when the test ends, however it ends.
+struct Wake(u32);
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        // It may be gone, which is as good.
+        let _ = Command::new("kill").args(["-CONT", &self.0.to_string()]).stderr(Stdio::null()).status();
+    }
+}
+
+/// Runs a line of the banner. Gives stdout, then stderr.
+fn shell(line: &str) -> String {
+    let output = Command::new("bash").args(["-c", line]).output().expect("bash");
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[test]
@@ -32,10 +92,8 @@ fn two_agents_work_on_a_file_and_the_orchestrator_concludes() {
         ("orchestrator/r0", "The summarizer chose 4 of them"),
         ("orchestrator/r0", "{\"reader\":\"completed\",\"summarizer\":\"completed\"}"),
     ] {
-        // While others speak an agent's text is broken into lines anywhere.
-        let lines = demo.stdout.lines().filter_map(|line| line.trim_start().strip_prefix(agent)?.strip_prefix(" │ "));
-        let text: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
-        assert!(text.join(" ").contains(said), "{said:?} is missing:\n{}", demo.stdout);
+        let text = text_of(&demo.stdout, agent);
+        assert!(text.contains(said), "{said:?} is missing:\n{}", demo.stdout);
     }
     assert!(demo.stderr.contains("the session is closed"), "{demo:?}");
 }
@@ -48,12 +106,8 @@ fn the_lines_of_the_banner_work_as_they_stand() {
     let banner = demo.stdout();
     let line = |part: &str| {
         let line = banner.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part:?}:\n{banner}"));
-        let moorline = format!("{} ", env!("CARGO_BIN_EXE_moorline"));
-        let line = line.replace("  moorline ", &moorline).replace("-m 3", "-m 0.5");
         // Streams have no end here: each is read for a moment.
-        let shell = line.replace("curl -N", "timeout 1 curl -N");
-        let output = Command::new("bash").args(["-c", &shell]).output().expect("bash and curl");
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        shell(&line.replace("-m 3", "-m 0.5").replace("curl -N", "timeout 1 curl -N"))
     };
     assert!(line("  curl -N").contains("\"type\":\"plan\""));
     let resumed = line("LAST=$(");
@@ -64,24 +118,87 @@ fn the_lines_of_the_banner_work_as_they_stand() {
 
     assert!(line("\"steer\"").contains("\"command\""));
     demo.wait_for_stdout("summarizer/r2 │ steered");
-    assert!(line("\"agent\":\"reader\"").contains("\"command\""));
-    demo.wait_for_stdout("reader/r1 │ agent.finished {\"status\":\"stopped\"}");
-    assert!(!demo.stdout().contains("summarizer/r2 │ agent.finished"), "it was not meant");
-    assert!(line("command demo-").starts_with("c-"));
-    demo.wait_for_stdout("summarizer/r2 │ agent.finished {\"status\":\"stopped\"}");
-    demo.wait_for_stdout("The summarizer was ended early");
+    demo.wait_for_stdout("summarizer/r2 │ command.consumed");
+    let runs = line(" runs demo-");
+    assert!(runs.contains("r0       orchestrator") && runs.contains("  r1     reader"), "{runs}");
+    assert!(line("\"run\":\"r1\"").contains("\"command\""));
+    demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
+    assert!(!demo.stdout().contains("summarizer/r2 │ run.ended"), "it was not meant");
+    assert!(line(" command demo-").starts_with("c-"));
+    demo.wait_for_stdout("summarizer/r2 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
+    said(&demo, "orchestrator/r0", "The reader was stopped early");
+    assert!(line("\"tree\":true").contains("\"command\""));
+    demo.wait_for_stdout("orchestrator/r0 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
     demo.wait_for_stderr("the gateway stays up");
-    assert!(line("curl -H 'Content-Type: application/json' -d '{\"type\":\"stop\"}'").contains("\"command\""));
     demo.interrupt();
     assert_eq!(demo.wait(AT_ONCE), 130);
 }
 
 #[test]
-fn control_c_ends_a_demo_at_work() {
+fn a_stop_of_the_tree_ends_all_agents() {
+    let demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "20"]);
+    demo.wait_for_stdout("reader/r1 │ Section");
+    demo.wait_for_stdout("summarizer/r2 │ •");
+    let banner = demo.stdout();
+    shell(banner.lines().find(|line| line.contains("\"tree\":true")).expect("the line of the banner"));
+    for speaker in ["orchestrator/r0", "reader/r1", "summarizer/r2"] {
+        demo.wait_for_stdout(&format!("{speaker} │ run.ended {{\"attempt\":1,\"status\":\"cancelled\""));
+    }
+    demo.wait_for_stderr("the agents are done");
+}
+
+/// The orchestrator relays nothing: without it, all that the others say goes on to the clients. Its lease ends its run,
+/// and when it wakes it is refused.
+#[test]
+fn a_frozen_orchestrator_is_lost_while_its_sub_agents_stream_to_their_end() {
+    let file = text_file();
+    let path = file.path().to_str().unwrap();
+    let demo = Program::start(&["demo", path, "--listen", "127.0.0.1:0", "--speed", "40", "--lease", "2"]);
+    demo.wait_for_stdout("reader/r1 │ Section");
+    let orchestrator = agents(&demo)[0];
+    signal("-STOP", orchestrator);
+    let _awake_at_last = Wake(orchestrator);
+    demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
+    demo.wait_for_stdout("summarizer/r2 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
+    said(&demo, "reader/r1", "Section 2 of 2, “Ropes”: 25 words in 3 sentences");
+    demo.wait_for_stdout("orchestrator/r0 │ run.ended {\"attempt\":1,\"status\":\"lost\"");
+    signal("-CONT", orchestrator);
+    demo.wait_for_stderr("the orchestrator leaves: the run \"r0\" has ended: lost (run_ended)");
+    demo.wait_for_stderr("the agents are done");
+}
+
+#[test]
+fn the_orchestrator_does_not_wait_for_a_sub_agent_that_was_killed() {
+    let demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "300", "--lease", "2"]);
+    demo.wait_for_stdout("reader/r1 │ Section");
+    signal("-KILL", agents(&demo)[1]);
+    demo.wait_for_stderr("the reader (process");
+    demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"lost\"");
+    demo.wait_for_stdout("orchestrator/r0 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
+    said(&demo, "orchestrator/r0", "The reader fell silent and is lost");
+    said(&demo, "orchestrator/r0", "The summarizer chose");
+}
+
+#[test]
+fn a_demo_that_is_killed_leaves_no_agent_behind() {
+    let mut demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "20"]);
+    demo.wait_for_stdout("reader/r1 │ Section");
+    let agents = agents(&demo);
+    assert!(agents.iter().all(|&pid| runs(pid)));
+    demo.kill();
+    wait_until("the agents are gone", || !agents.iter().any(|&pid| runs(pid)));
+}
+
+#[test]
+fn control_c_ends_a_demo_at_work_and_its_agents_frozen_or_not() {
     let mut demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "20"]);
     demo.wait_for_stdout("summarizer/r2 │ • ");
+    let agents = agents(&demo);
+    signal("-STOP", agents[2]);
+    let _awake_at_last = Wake(agents[2]);
     demo.interrupt();
     assert_eq!(demo.wait(AT_ONCE), 130);
+    assert!(!agents.iter().any(|&pid| runs(pid)));
     assert!(!demo.stderr().contains("error"), "{}", demo.stderr());
 }
 
