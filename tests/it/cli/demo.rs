@@ -138,6 +138,17 @@ fn the_lines_of_the_banner_work_as_they_stand() {
 }
 
 #[test]
+fn a_stop_of_one_run_leaves_the_others_to_finish() {
+    let demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "60"]);
+    demo.wait_for_stdout("reader/r1 │ Section");
+    shell(&banner_line(&demo, "\"run\":\"r1\""));
+    demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
+    demo.wait_for_stdout("summarizer/r2 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
+    demo.wait_for_stdout("orchestrator/r0 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
+    said(&demo, "orchestrator/r0", "The reader was stopped early");
+}
+
+#[test]
 fn a_stop_of_the_tree_ends_all_agents() {
     let demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "20"]);
     demo.wait_for_stdout("reader/r1 │ Section");
@@ -213,4 +224,16 @@ fn what_is_no_text_is_refused() {
         assert!(demo.stderr.contains(why), "{demo:?}");
         assert!(demo.stdout.is_empty(), "{demo:?}");
     }
+}
+
+#[test]
+fn an_agent_without_a_demo_ends_and_is_nobodys_to_call() {
+    assert!(!moorline(&["--help"], "").stdout.contains("demo-agent"));
+    let agent = ["demo-agent", "--role", "reader", "--url", "http://127.0.0.1:9", "--session", "s", "--speed", "20"];
+    let agent = [&agent[..], &["--lease", "10"]].concat();
+    let unassigned = moorline(&agent, "");
+    assert_eq!(unassigned.code, 0, "{unassigned:?}");
+    let misled = moorline(&agent, "not a text\n");
+    assert_eq!(misled.code, 1, "{misled:?}");
+    assert!(misled.stderr.contains("no text to work on"), "{misled:?}");
 }
