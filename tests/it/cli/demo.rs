@@ -42,8 +42,7 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 
 /// The processes that the banner names, in its order: orchestrator, reader, summarizer.
 fn agents(demo: &Program) -> [u32; 3] {
-    let banner = demo.stdout();
-    let line = banner.lines().find(|line| line.starts_with("Each agent is a process: ")).expect("the banner");
+    let line = banner_line(demo, "Each agent is a process: ");
     let pids = line.trim_end_matches('.').split(", ").filter_map(|agent| agent.rsplit(' ').next()?.parse().ok());
     pids.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("three processes: {line}"))
 }
@@ -68,6 +67,12 @@ impl Drop for Wake {
         // It may be gone, which is as good.
         let _ = Command::new("kill").args(["-CONT", &self.0.to_string()]).stderr(Stdio::null()).status();
     }
+}
+
+/// The first line of the banner with these words.
+fn banner_line(demo: &Program, part: &str) -> String {
+    let stdout = demo.stdout();
+    stdout.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part:?}:\n{stdout}")).to_owned()
 }
 
 /// Runs a line of the banner. Gives stdout, then stderr.
@@ -98,14 +103,13 @@ fn two_agents_work_on_a_file_and_the_orchestrator_concludes() {
     assert!(demo.stderr.contains("the session is closed"), "{demo:?}");
 }
 
-/// The lines of the banner, as a shell runs them: an agent is stopped alone, another steered, then all are stopped.
+/// The lines of the banner, as a shell runs them; those that stop all and that freeze have tests of their own.
 #[test]
 fn the_lines_of_the_banner_work_as_they_stand() {
-    let mut demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "20"]);
+    let mut demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "15"]);
     demo.wait_for_stdout("reader/r1 │ Section");
-    let banner = demo.stdout();
     let line = |part: &str| {
-        let line = banner.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part:?}:\n{banner}"));
+        let line = banner_line(&demo, part);
         // Streams have no end here: each is read for a moment.
         shell(&line.replace("-m 3", "-m 0.5").replace("curl -N", "timeout 1 curl -N"))
     };
@@ -118,20 +122,30 @@ fn the_lines_of_the_banner_work_as_they_stand() {
 
     assert!(line("\"steer\"").contains("\"command\""));
     demo.wait_for_stdout("summarizer/r2 │ steered");
-    demo.wait_for_stdout("summarizer/r2 │ command.consumed");
+    demo.wait_for_stdout("r2 │ command.consumed");
     let runs = line(" runs demo-");
-    assert!(runs.contains("r0       orchestrator") && runs.contains("  r1     reader"), "{runs}");
+    let rows: Vec<Vec<&str>> = runs.lines().map(|row| row.split_whitespace().take(2).collect()).collect();
+    assert!(rows.ends_with(&[vec!["r0", "orchestrator"], vec!["r1", "reader"], vec!["r2", "summarizer"]]), "{runs}");
     assert!(line("\"run\":\"r1\"").contains("\"command\""));
     demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
     assert!(!demo.stdout().contains("summarizer/r2 │ run.ended"), "it was not meant");
     assert!(line(" command demo-").starts_with("c-"));
     demo.wait_for_stdout("summarizer/r2 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
     said(&demo, "orchestrator/r0", "The reader was stopped early");
-    assert!(line("\"tree\":true").contains("\"command\""));
-    demo.wait_for_stdout("orchestrator/r0 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
     demo.wait_for_stderr("the gateway stays up");
     demo.interrupt();
     assert_eq!(demo.wait(AT_ONCE), 130);
+}
+
+#[test]
+fn a_stop_of_one_run_leaves_the_others_to_finish() {
+    let demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "60"]);
+    demo.wait_for_stdout("reader/r1 │ Section");
+    shell(&banner_line(&demo, "\"run\":\"r1\""));
+    demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
+    demo.wait_for_stdout("summarizer/r2 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
+    demo.wait_for_stdout("orchestrator/r0 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
+    said(&demo, "orchestrator/r0", "The reader was stopped early");
 }
 
 #[test]
@@ -139,8 +153,7 @@ fn a_stop_of_the_tree_ends_all_agents() {
     let demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "20"]);
     demo.wait_for_stdout("reader/r1 │ Section");
     demo.wait_for_stdout("summarizer/r2 │ •");
-    let banner = demo.stdout();
-    shell(banner.lines().find(|line| line.contains("\"tree\":true")).expect("the line of the banner"));
+    shell(&banner_line(&demo, "\"tree\":true"));
     for speaker in ["orchestrator/r0", "reader/r1", "summarizer/r2"] {
         demo.wait_for_stdout(&format!("{speaker} │ run.ended {{\"attempt\":1,\"status\":\"cancelled\""));
     }
@@ -156,13 +169,13 @@ fn a_frozen_orchestrator_is_lost_while_its_sub_agents_stream_to_their_end() {
     let demo = Program::start(&["demo", path, "--listen", "127.0.0.1:0", "--speed", "40", "--lease", "2"]);
     demo.wait_for_stdout("reader/r1 │ Section");
     let orchestrator = agents(&demo)[0];
-    signal("-STOP", orchestrator);
+    shell(&banner_line(&demo, "kill -STOP"));
     let _awake_at_last = Wake(orchestrator);
     demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
     demo.wait_for_stdout("summarizer/r2 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
     said(&demo, "reader/r1", "Section 2 of 2, “Ropes”: 25 words in 3 sentences");
     demo.wait_for_stdout("orchestrator/r0 │ run.ended {\"attempt\":1,\"status\":\"lost\"");
-    signal("-CONT", orchestrator);
+    shell(&banner_line(&demo, "kill -CONT"));
     demo.wait_for_stderr("the orchestrator leaves: the run \"r0\" has ended: lost (run_ended)");
     demo.wait_for_stderr("the agents are done");
 }
@@ -211,4 +224,16 @@ fn what_is_no_text_is_refused() {
         assert!(demo.stderr.contains(why), "{demo:?}");
         assert!(demo.stdout.is_empty(), "{demo:?}");
     }
+}
+
+#[test]
+fn an_agent_without_a_demo_ends_and_is_nobodys_to_call() {
+    assert!(!moorline(&["--help"], "").stdout.contains("demo-agent"));
+    let agent = ["demo-agent", "--role", "reader", "--url", "http://127.0.0.1:9", "--session", "s", "--speed", "20"];
+    let agent = [&agent[..], &["--lease", "10"]].concat();
+    let unassigned = moorline(&agent, "");
+    assert_eq!(unassigned.code, 0, "{unassigned:?}");
+    let misled = moorline(&agent, "not a text\n");
+    assert_eq!(misled.code, 1, "{misled:?}");
+    assert!(misled.stderr.contains("no text to work on"), "{misled:?}");
 }
