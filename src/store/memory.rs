@@ -96,7 +96,9 @@ impl MemoryStore {
 
     /// Called while the sessions are locked, so that pushes come in the order of the commits.
     fn push(&self, session: &Name, push: Push) {
-        for tail in lock(&self.shared.tails).get(session).into_iter().flatten() {
+        // Taken out of the lock first: a tail may be the last to hold its session, whose end takes this very lock.
+        let tails = lock(&self.shared.tails).get(session).cloned().unwrap_or_default();
+        for tail in tails {
             tail.push(push.clone());
         }
     }
