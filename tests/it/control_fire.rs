@@ -173,7 +173,9 @@ async fn stop_a_busy_run(scene: &Arc<Scene>, n: usize) -> Fate {
         let (scene, session, run) = (scene.clone(), session.clone(), run.clone());
         tokio::spawn(async move {
             let path = format!("{session}/events?run={run}");
+            let began = Instant::now();
             for accepted in 0.. {
+                assert!(began.elapsed() < PATIENCE, "{run} goes on and on");
                 let event = json!({"type": "said", "data": [k, accepted]});
                 let (status, answer) = scene.post(here, &path, &event).await;
                 if status != 201 {

@@ -105,10 +105,23 @@ fn rounds() -> impl Strategy<Value = Vec<Round>> {
         1 => Just(Op::Tick),
     ];
     let pause = prop_oneof![4 => Just(0), 4 => 1..30u64, 1 => 30..300u64];
+    // Agents at work and nothing else, for longer than their leases: replicas learn nothing from each other.
+    let sign = prop_oneof![
+        4 => (run(), claim(), 1..4usize).prop_map(|(run, attempt, events)| Op::Append { run, attempt, events }),
+        1 => (run(), claim()).prop_map(|(run, attempt)| Op::Heartbeat { run, attempt }),
+        2 => Just(Op::Tick),
+    ];
+    let at_work = (prop::collection::vec((0..REPLICAS, sign), 1..4), 20..80u64);
+    let at_work = at_work.prop_map(|(ops, pause)| Round { ops, pause });
     let round = (prop::collection::vec((0..REPLICAS, op), 1..7), pause).prop_map(|(ops, pause)| Round { ops, pause });
+    let round = prop_oneof![
+        3 => round.prop_map(|round| vec![round]),
+        1 => prop::collection::vec(at_work, 1..8),
+    ];
     // Some sessions are closed in the middle of it all.
     let close = prop::option::weighted(0.2, (any::<prop::sample::Index>(), 0..REPLICAS));
-    (prop::collection::vec(round, 1..30), close).prop_map(|(mut rounds, close)| {
+    (prop::collection::vec(round, 1..30), close).prop_map(|(rounds, close)| {
+        let mut rounds = rounds.concat();
         if let Some((at, replica)) = close {
             let at = at.index(rounds.len());
             rounds[at].ops.push((replica, Op::Close));
