@@ -172,6 +172,10 @@ impl Story {
                 prop_assert_eq!(&command.outcome, &None, "{} ends twice", name);
                 prop_assert!(now >= command.expires_not_before);
                 let how = kind["command.".len()..].to_owned();
+                if let Some(run) = command.run.clone().filter(|_| how == "consumed" || how == "rejected") {
+                    self.hear(&run, now);
+                }
+                let command = self.commands.get_mut(&name).expect("a command that was issued");
                 let lapses = command.kind == "stop" && (how == "expired" || how == "rejected");
                 command.outcome = Some(how);
                 if lapses && let Some(run) = command.run.clone() {
@@ -184,6 +188,7 @@ impl Story {
             "approval.requested" => {
                 if let Some(run) = &run {
                     prop_assert!(self.is_live(run), "{run} asks after its end");
+                    self.hear(run, now);
                 }
                 let before = self.approvals.insert(text(&data["approval"]), (run, None));
                 prop_assert!(before.is_none(), "asked twice");
@@ -212,6 +217,13 @@ impl Story {
             }
         }
         Ok(())
+    }
+
+    /// A sign of life of a run's agent.
+    fn hear(&mut self, run: &str, now: Ms) {
+        if let Some(run) = self.runs.get_mut(run) {
+            run.heard = now;
+        }
     }
 
     fn is_live(&self, run: &str) -> bool {
