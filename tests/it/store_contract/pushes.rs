@@ -1,13 +1,19 @@
 //! Contract 4: what is committed is pushed to those who watch.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+    mpsc,
+};
 
 use moorline::{
     id::{EntryId, Lane},
-    store::{Commit, Part, Producer, Push},
+    store::{Commit, Part, Producer, Push, Subscription, Tail},
 };
+use tokio::runtime::Handle;
 
 use super::*;
+use crate::support::PATIENCE;
 
 promises![
     what_is_committed_after_the_subscription_is_pushed,
@@ -20,6 +26,7 @@ promises![
     a_new_subscription_outlives_the_end_of_the_one_before,
     a_tail_can_be_subscribed_anew_before_its_old_subscription_ends,
     subscriptions_are_apart,
+    a_subscription_may_end_while_it_is_pushed_to,
 ];
 
 fn pushed(lane: Lane, ms: u64, n: u64, payloads: &[&str]) -> Push {
@@ -197,4 +204,39 @@ async fn redis_a_foreign_message_raises_doubt() {
         watcher.doubt_after(before).await;
     }
     assert_eq!(watcher.told().pushes, []);
+}
+
+/// A tail that ends its own subscription at the first push, as the last holder of a live session does.
+#[derive(Default)]
+struct Quitter {
+    subscription: Mutex<Option<Subscription>>,
+    pushes: AtomicUsize,
+}
+
+impl Tail for Quitter {
+    fn push(&self, _: Push) {
+        drop(self.subscription.lock().unwrap().take());
+        self.pushes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn doubt(&self) {}
+}
+
+async fn a_subscription_may_end_while_it_is_pushed_to(backend: Backend) {
+    let session = backend.session().await;
+    let quitter = Arc::new(Quitter::default());
+    let subscription = session.store.subscribe(&session.name, quitter.clone()).await.expect("a subscription");
+    *quitter.subscription.lock().unwrap() = Some(subscription);
+    // On a thread of its own: a store that locks itself up never comes back to see that it is late.
+    let (appended, done) = mpsc::channel();
+    let runtime = Handle::current();
+    std::thread::spawn(move || {
+        runtime.block_on(session.append_events(&["a"]));
+        appended.send(session)
+    });
+    let waited = tokio::task::spawn_blocking(move || done.recv_timeout(PATIENCE)).await.expect("a thread");
+    let session = waited.expect("the append comes back");
+    let pushed = || async { (quitter.pushes.load(Ordering::Relaxed) == 1).then_some(()) };
+    eventually("the quitter is pushed to", pushed).await;
+    session.append_events(&["b"]).await;
 }
