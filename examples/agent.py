@@ -186,7 +186,7 @@ class Agent:
         else:
             outcome = {"outcome": "rejected", "reason": "this agent only knows stop, and steer with a text"}
         try:
-            call("POST", f"{self.session}/commands/{command['command']}/outcome", outcome)
+            call("POST", f"{self.session}/commands/{command['command']}/outcome", outcome, {"Run-Attempt": self.attempt})
         except Refused as refused:
             # Somebody else was quicker, or its time was over; or our own report had arrived the first time.
             if refused.code != "command_ended":

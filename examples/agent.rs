@@ -188,7 +188,7 @@ impl Agent {
             ("steer", None) => (Outcome::Rejected, Some("a steer's data is the new topic, as a text")),
             _ => (Outcome::Rejected, Some("this agent only knows steer and stop")),
         };
-        match self.client.outcome(&self.session, &command.command, outcome, reason).await {
+        match self.client.outcome(&self.session, &command.command, outcome, reason, Some(self.attempt)).await {
             // Somebody else was quicker, or its time was over.
             Err(error) if error.code() == Some("command_ended") => {}
             reported => reported?,

@@ -238,15 +238,19 @@ impl Client {
     }
 
     /// Says, as the agent, what became of a command: done, or not and why. Each command ends once; a second outcome is
-    /// a [`Problem`] with the code `command_ended`.
+    /// a [`Problem`] with the code `command_ended`, and one from an `attempt` that has been taken over `stale_attempt`.
     pub async fn outcome(
         &self,
         session: &Name,
         command: &Name,
         outcome: Outcome,
         reason: Option<&str>,
+        attempt: Option<u32>,
     ) -> Result<(), Error> {
-        let request = self.request(Method::POST, &[session.as_str(), "commands", command.as_str(), "outcome"]);
+        let mut request = self.request(Method::POST, &[session.as_str(), "commands", command.as_str(), "outcome"]);
+        if let Some(attempt) = attempt {
+            request = request.header("run-attempt", attempt);
+        }
         let request = request.json(&json!({"outcome": outcome, "reason": reason}));
         self.send(request.timeout(ANSWER_TIMEOUT)).await.map(drop)
     }

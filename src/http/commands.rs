@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::State,
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -151,12 +151,14 @@ pub async fn outcome(
     State(gateway): State<Gateway>,
     Names([session, command]): Names<2>,
     Params(NoParams { .. }): Params<NoParams>,
+    headers: HeaderMap,
     extract::Json(body): extract::Json<OutcomeBody>,
 ) -> Result<Response, Problem> {
     let request = OutcomeRequest {
         command,
         consumed: matches!(body.outcome, OutcomeWord::Consumed),
         reason: reason(body.reason)?,
+        attempt: extract::attempt(&headers)?,
     };
     let done = gateway.writers.act(&session, Action::Outcome(request)).await?;
     Ok((StatusCode::CREATED, Json(json!({"ids": done.ids}))).into_response())

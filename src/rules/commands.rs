@@ -130,6 +130,8 @@ pub struct OutcomeRequest {
     pub consumed: bool,
     /// Why.
     pub reason: Option<String>,
+    /// The attempt at the command's run that the agent believes itself to be, if it says so.
+    pub attempt: Option<u32>,
 }
 
 /// Accepts a command and does what the gateway itself has to do about it.
@@ -326,6 +328,9 @@ pub fn report(
     if command.status != CommandStatus::Pending {
         return Err(Refusal::CommandEnded { command: id.clone(), status: command.status });
     }
+    if let (Some(attempt), Some(run)) = (request.attempt, &command.run) {
+        runs::live(control, run, Some(attempt))?;
+    }
     let command = command.clone();
     // A sign of life of the run's agent.
     effects.touch.extend(command.run.iter().filter(|run| control.is_live(run)).cloned());
@@ -434,6 +439,21 @@ mod tests {
         scene.start("r").unwrap();
         scene.stop("r", 0).unwrap();
         assert_eq!(scene.about("r"), ["started", "stopping", "ended cancelled"]);
+        assert_eq!(scene.outcomes("c1"), ["consumed"]);
+    }
+
+    #[test]
+    fn an_outcome_of_an_older_attempt_is_refused_and_renews_nothing() {
+        let mut scene = Scene::new();
+        scene.start("r").unwrap();
+        scene.command("steer", |request| request.run = Some(name("r"))).unwrap();
+        scene.take_over("r").unwrap();
+        let mut report = |attempt| {
+            let (command, attempt) = (name("c1"), Some(attempt));
+            scene.act(Action::Outcome(OutcomeRequest { command, consumed: true, reason: None, attempt }))
+        };
+        assert!(matches!(report(1), Err(Refusal::StaleAttempt { given: 1, current: 2, .. })));
+        report(2).unwrap();
         assert_eq!(scene.outcomes("c1"), ["consumed"]);
     }
 

@@ -112,7 +112,7 @@ impl Scene {
     }
 
     pub fn report(&mut self, command: &str, consumed: bool) -> Result<Reply, Refusal> {
-        self.act(Action::Outcome(OutcomeRequest { command: name(command), consumed, reason: None }))
+        self.act(Action::Outcome(OutcomeRequest { command: name(command), consumed, reason: None, attempt: None }))
     }
 
     pub fn ask(&mut self, approval: &str, run: Option<&str>, expires_ms: Option<i64>) -> Result<Reply, Refusal> {

@@ -341,7 +341,7 @@ fn action(op: &Op, number: usize, known: &Known) -> Option<Action> {
         Op::Report { command, consumed } => {
             let commands = &known.commands;
             let command = commands.get(command.index(commands.len().max(1)))?.clone();
-            Action::Outcome(OutcomeRequest { command, consumed: *consumed, reason: None })
+            Action::Outcome(OutcomeRequest { command, consumed: *consumed, reason: None, attempt: None })
         }
         Op::Ask { approval, run, expires } => Action::Approval(ApprovalRequest {
             approval: name(format!("ask{approval}")),

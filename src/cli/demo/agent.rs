@@ -191,7 +191,9 @@ impl Agent {
     /// Reports a command's outcome. It may have one already: its time was over, or somebody else was faster. That is as
     /// good.
     pub async fn answer(&self, command: &Name, outcome: Outcome, reason: Option<&str>) {
-        if let Err(error) = self.place.client.outcome(&self.place.session, command, outcome, reason).await {
+        if let Err(error) =
+            self.place.client.outcome(&self.place.session, command, outcome, reason, Some(self.attempt)).await
+        {
             tracing::debug!(%command, %error, "the outcome was not taken");
         }
     }
