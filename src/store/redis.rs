@@ -8,6 +8,7 @@
 //!
 //! Keys, all on one cluster slot: `<prefix>{<session>}:meta`, `:events`, `:commands`, and the channel `:tail`.
 
+mod clock;
 mod commit;
 mod tail;
 
@@ -31,7 +32,10 @@ use super::{
     Commit, Entry, Extent, From, Lost, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription,
     Tail,
 };
-use crate::id::{EntryId, Lane, Ms, Name};
+use crate::{
+    id::{EntryId, Lane, Ms, Name},
+    metrics::{Asked, METRICS},
+};
 
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]
@@ -165,6 +169,13 @@ impl RedisStore {
 
     /// Runs reading commands about a session as one transaction on a pooled connection.
     async fn transaction(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
+        let since = std::time::Instant::now();
+        let answer = self.transact(session, pipe).await;
+        METRICS.asked(Asked::Read, since, &answer);
+        answer
+    }
+
+    async fn transact(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
         let mut connection = self.pages.get().await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
         match pipe.query_async(&mut connection).await {
             // When its memory is full Redis queues no commands for a transaction, but a script may still read. Not the
@@ -191,12 +202,15 @@ impl RedisStore {
 impl Store for RedisStore {
     async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
         commit.check()?;
+        let since = std::time::Instant::now();
         let mut connection = self.commit_connection(session);
         let arguments = commit::Arguments { keys: &self.keys, session, config: &self.config, commit };
         // The connection's own timeout does not cover a reconnect that it waits for.
-        tokio::time::timeout(self.config.timeout, self.script.run(&mut connection, &arguments))
+        let outcome = tokio::time::timeout(self.config.timeout, self.script.run(&mut connection, &arguments))
             .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.config.timeout))))
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.config.timeout))));
+        METRICS.asked(Asked::Commit, since, &outcome);
+        outcome
     }
 
     async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
