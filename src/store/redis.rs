@@ -1,4 +1,4 @@
-//! The Redis store: one script for every write, pooled connections for pages, one subscription connection a replica.
+//! The Redis store: a script for every write, pooled connections for pages, one subscription connection a replica.
 //!
 //! | what | over which connection | why |
 //! |---|---|---|
@@ -71,7 +71,7 @@ impl RedisConfig {
 pub struct RedisStore {
     keys: Keys,
     config: RedisConfig,
-    script: commit::Script,
+    scripts: commit::Scripts,
     erase: redis::Script,
     reads: redis::Script,
     commits: Vec<ConnectionManager>,
@@ -146,7 +146,7 @@ impl RedisStore {
         let tails = tail::Tails::start(client, commits.clone(), &config).await?;
         Ok(RedisStore {
             keys,
-            script: commit::Script::new(),
+            scripts: commit::Scripts::new(),
             erase: redis::Script::new(include_str!("redis/delete.lua")),
             reads: redis::Script::new(include_str!("redis/read.lua")),
             commits,
@@ -194,7 +194,7 @@ impl Store for RedisStore {
         let mut connection = self.commit_connection(session);
         let arguments = commit::Arguments { keys: &self.keys, session, config: &self.config, commit };
         // The connection's own timeout does not cover a reconnect that it waits for.
-        tokio::time::timeout(self.config.timeout, self.script.run(&mut connection, &arguments))
+        tokio::time::timeout(self.config.timeout, self.scripts.run(&mut connection, &arguments))
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.config.timeout))))
     }
