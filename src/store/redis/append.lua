@@ -1,45 +1,62 @@
--- The commit that there are most of: events, with nothing else to decide. Does what commit.lua would do, in a third of
--- its time; gives nil where commit.lua has to look closer (another state, a ttl to renew, a clock that went back).
+-- The commits that there are most of: events, with nothing else to decide. One call takes those of many sessions. Does for
+-- each what commit.lua would do, in a third of its time, and leaves what it is not made for to commit.lua: another
+-- state, a ttl to renew, a clock that went back.
 --
--- KEYS  1 meta (hash)  2 events (stream)
--- ARGV  1 channel  2 expected version  3 not before (ms)  4 before (ms, '' = ever)  5 renews the ttl ('1')  6 cap (entries)
---       7 largest push (bytes)  8 touched run ('' = none)  9 … payloads
+-- KEYS  for each commit: meta (hash), events (stream)
+-- ARGV  1 renews the ttl ('1')  2 cap (entries)  3 largest push (bytes)
+--       then for each commit: expected version, conditions, how many payloads, payloads
+--       conditions: '' or "<not before, ms> <before, ms, 0 = ever> <touched run, may be empty>"
 --
--- Gives the id of the first event.
+-- Gives for each commit the id of its first event, '' if nothing was done, or '!' and the error.
 
-local call, meta, events = redis.call, KEYS[1], KEYS[2]
-local have = call('HMGET', meta, 'v', 'e', 'c', 't')
-if have[1] ~= ARGV[2] or not have[2] then return nil end
-
+local call = redis.call
+local renews, cap, push_max = ARGV[1] == '1', ARGV[2], tonumber(ARGV[3])
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local ms, n = string.match(have[2], '^(%d+)%-(%d+)$')
-if now < tonumber(ms)
-  or (have[3] and now < tonumber(string.match(have[3], '^%d+')))
-  or (ARGV[3] ~= '0' and now < tonumber(ARGV[3]))
-  or (ARGV[4] ~= '' and now >= tonumber(ARGV[4]))
-  or (ARGV[5] == '1' and now >= tonumber(have[4] or 0)) then
-  return nil
+
+local function append(meta, events, at)
+  local have = call('HMGET', meta, 'v', 'e', 'c', 't')
+  if have[1] ~= ARGV[at] or not have[2] then return '' end
+  local ms, n = string.match(have[2], '^(%d+)%-(%d+)$')
+  if now < tonumber(ms)
+    or (have[3] and now < tonumber(string.match(have[3], '^%d+')))
+    or (renews and now >= tonumber(have[4] or 0)) then
+    return ''
+  end
+  local run
+  if ARGV[at + 1] ~= '' then
+    local from, to
+    from, to, run = string.match(ARGV[at + 1], '^(%d+) (%d+) (.*)$')
+    if now < tonumber(from) or (to ~= '0' and now >= tonumber(to)) then return '' end
+  end
+
+  local first, count = string.format('%d-%d', now, n + 1), ARGV[at + 2]
+  local last, push, size = first, ARGV[at + 3], #ARGV[at + 3]
+  call('XADD', events, 'MAXLEN', '~', cap, first, 'p', push)
+  if count ~= '1' then
+    local payloads = { push }
+    for i = 2, tonumber(count) do
+      local payload = ARGV[at + 2 + i]
+      last = string.format('%d-%d', now, n + i)
+      call('XADD', events, 'MAXLEN', '~', cap, last, 'p', payload)
+      payloads[i], size = payload, size + #payload
+    end
+    if size <= push_max then push = table.concat(payloads, '\n') end
+  end
+  if run and run ~= '' then
+    call('HSET', meta, 'e', last, 'u.' .. run, string.format('%d', now))
+  else
+    call('HSET', meta, 'e', last)
+  end
+  local channel = string.sub(meta, 1, -5) .. 'tail'
+  call('PUBLISH', channel, size <= push_max and 'e' .. first .. '\n' .. push or 'E' .. last)
+  return first
 end
 
-local first = string.format('%d-%d', now, n + 1)
-local last, push = first, nil
-if #ARGV == 9 then
-  call('XADD', events, 'MAXLEN', '~', ARGV[6], first, 'p', ARGV[9])
-  if #ARGV[9] <= tonumber(ARGV[7]) then push = ARGV[9] end
-else
-  local size = 0
-  for i = 9, #ARGV do
-    last = string.format('%d-%d', now, n + i - 8)
-    call('XADD', events, 'MAXLEN', '~', ARGV[6], last, 'p', ARGV[i])
-    size = size + #ARGV[i]
-  end
-  if size <= tonumber(ARGV[7]) then push = table.concat(ARGV, '\n', 9) end
+local results, at = {}, 4
+for i = 1, #KEYS, 2 do
+  local done, result = pcall(append, KEYS[i], KEYS[i + 1], at)
+  results[#results + 1] = done and result or '!' .. (type(result) == 'table' and result.err or tostring(result))
+  at = at + 3 + ARGV[at + 2]
 end
-if ARGV[8] == '' then
-  call('HSET', meta, 'e', last)
-else
-  call('HSET', meta, 'e', last, 'u.' .. ARGV[8], string.format('%d', now))
-end
-call('PUBLISH', ARGV[1], push and 'e' .. first .. '\n' .. push or 'E' .. last)
-return first
+return results

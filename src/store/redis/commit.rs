@@ -1,28 +1,13 @@
-//! The one write: a [`Commit`] as arguments of a script, and the script's reply as an [`Outcome`].
-//!
-//! `commit.lua` does everything. Nearly all commits are plain, though: they append events to a session that exists, and
-//! that is all. `append.lua` does those in half the time, and hands back what it is not made for.
+//! The one write: a [`Commit`] as arguments of `commit.lua`, and the script's reply as an [`Outcome`].
 
 use bytes::Bytes;
-use redis::{Cmd, ErrorKind, ServerErrorKind, Value, aio::ConnectionLike};
+use redis::{Cmd, Value, aio::ConnectionLike};
 
-use super::{Keys, RedisConfig, array, entry_id, optional, pairs, store_error, text, unreadable};
+use super::{Keys, RedisConfig, array, pairs, script::Script, store_error, text, unreadable};
 use crate::{
     id::{EntryId, Lane, Ms, Name},
-    store::{Commit, Outcome, PRODUCERS_MAX, Part, Parted, Snapshot, State, StoreError, Window},
+    store::{Commit, Outcome, PRODUCERS_MAX, Part, Parted, Snapshot, State, StoreError},
 };
-
-/// A script and its digest.
-struct Script {
-    body: String,
-    sha: String,
-}
-
-/// The scripts that commit.
-pub struct Scripts {
-    commit: Script,
-    append: Script,
-}
 
 /// Everything that the arguments are made of.
 pub struct Arguments<'a> {
@@ -32,102 +17,36 @@ pub struct Arguments<'a> {
     pub commit: &'a Commit,
 }
 
-impl Script {
-    fn new(body: String) -> Self {
-        let sha = redis::Script::new(&body).get_hash().to_owned();
-        Script { body, sha }
-    }
-
-    /// Runs the script by its digest, and by its text where Redis does not have it (a first use, a flush, a restart).
-    async fn run(
-        &self,
-        connection: &mut impl ConnectionLike,
-        command: impl Fn(&str, &str) -> Cmd,
-    ) -> Result<Value, StoreError> {
-        let reply = match command("EVALSHA", &self.sha).query_async(connection).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                command("EVAL", &self.body).query_async(connection).await
-            }
-            reply => reply,
-        };
-        reply.map_err(store_error)
-    }
+/// `commit.lua`.
+pub fn script() -> Script {
+    Script::new(include_str!("commit.lua").replace("PRODUCERS_MAX", &PRODUCERS_MAX.to_string()))
 }
 
-impl Scripts {
-    pub fn new() -> Self {
-        let commit = include_str!("commit.lua").replace("PRODUCERS_MAX", &PRODUCERS_MAX.to_string());
-        Scripts { commit: Script::new(commit), append: Script::new(include_str!("append.lua").to_owned()) }
-    }
-
-    /// Commits.
-    pub async fn run(
-        &self,
-        connection: &mut impl ConnectionLike,
-        arguments: &Arguments<'_>,
-    ) -> Result<Outcome, StoreError> {
-        let commit = arguments.commit;
-        if let Some(version) = plain(commit) {
-            let reply = self.append.run(connection, |name, script| arguments.append(name, script, version)).await?;
-            if let Some(first) = optional(reply, entry_id)? {
-                return Ok(appended(first, commit));
-            }
-        }
-        let reply = self.commit.run(connection, |name, script| arguments.commit(name, script)).await?;
-        outcome(reply, commit)
-    }
-}
-
-/// The version on which a commit is decided that appends events, may renew the lease of one run, and does nothing else.
-fn plain(commit: &Commit) -> Option<&str> {
-    let Commit { expect, touch, untouched, changes, issued, closes, parts, version: _, window: _ } = commit;
-    let plain = touch.len() <= 1
-        && untouched.is_empty()
-        && changes.is_empty()
-        && issued.is_empty()
-        && !closes
-        && !parts.is_empty()
-        && parts.iter().all(|part| part.producer.is_none() && part.commands.is_empty() && !part.events.is_empty());
-    expect.as_deref().filter(|_| plain)
-}
-
-/// What became of a plain commit whose first event got this id.
-fn appended(first: EntryId, commit: &Commit) -> Outcome {
-    let mut next = first.n;
-    let parts = commit.parts.iter().map(|part| {
-        let events_from = next;
-        next += part.events.len() as u64;
-        Parted::Appended { events_from, commands_from: 0, skipped: 0 }
-    });
-    Outcome::Committed { now: first.ms, parts: parts.collect() }
+/// Commits.
+pub async fn run(
+    script: &Script,
+    connection: &mut impl ConnectionLike,
+    arguments: &Arguments<'_>,
+) -> Result<Outcome, StoreError> {
+    let reply = script.run(connection, |cmd| arguments.write(cmd)).await;
+    outcome(reply.map_err(store_error)?, arguments.commit)
 }
 
 impl Arguments<'_> {
-    fn append(&self, name: &str, script: &str, version: &str) -> Cmd {
+    fn write(&self, cmd: &mut Cmd) {
         let Arguments { keys, session, config, commit } = self;
-        let mut cmd = redis::cmd(name);
-        cmd.arg(script).arg(2).arg(keys.meta(session)).arg(keys.lane(session, Lane::Events));
-        cmd.arg(keys.channel(session)).arg(version);
-        window(&mut cmd, &commit.window);
-        cmd.arg(u8::from(!config.retention.ttl.is_zero())).arg(config.retention.cap).arg(config.push_max);
-        cmd.arg(commit.touch.first().map_or("", |run| run.as_str()));
-        for payload in commit.parts.iter().flat_map(|part| &part.events) {
-            cmd.arg(&payload[..]);
-        }
-        cmd
-    }
-
-    fn commit(&self, name: &str, script: &str) -> Cmd {
-        let Arguments { keys, session, config, commit } = self;
-        let mut cmd = redis::cmd(name);
-        cmd.arg(script).arg(3).arg(keys.meta(session));
+        cmd.arg(3).arg(keys.meta(session));
         for lane in Lane::ALL {
             cmd.arg(keys.lane(session, lane));
         }
         cmd.arg(keys.channel(session));
         cmd.arg(commit.expect.as_deref().unwrap_or_default());
         cmd.arg(commit.version.as_deref().unwrap_or_default());
-        window(&mut cmd, &commit.window);
+        cmd.arg(commit.window.not_before);
+        match commit.window.before {
+            Ms::MAX => cmd.arg(""),
+            before => cmd.arg(before),
+        };
         cmd.arg(config.retention.ttl.as_millis() as u64).arg(config.retention.cap).arg(config.push_max);
         cmd.arg(u8::from(commit.closes));
         cmd.arg(commit.untouched.len());
@@ -151,16 +70,7 @@ impl Arguments<'_> {
                 cmd.arg(&payload[..]);
             }
         }
-        cmd
     }
-}
-
-fn window(cmd: &mut Cmd, window: &Window) {
-    cmd.arg(window.not_before);
-    match window.before {
-        Ms::MAX => cmd.arg(""),
-        before => cmd.arg(before),
-    };
 }
 
 fn outcome(reply: Value, commit: &Commit) -> Result<Outcome, StoreError> {
