@@ -8,6 +8,7 @@
 //! | `/v1/sessions/{session}/approvals` | POST | `approvals.rs` |
 //! | `/v1/sessions/{session}` …  | GET, POST, DELETE | `sessions.rs` |
 //! | `/livez`, `/readyz` | GET | `health.rs` |
+//! | `/metrics` | GET | `metrics.rs` |
 //!
 //! The interface itself is described in `docs/PROTOCOL.md`.
 
@@ -18,6 +19,8 @@ mod events;
 mod extract;
 mod follow;
 mod health;
+mod metrics;
+mod observe;
 mod problem;
 mod runs;
 mod server;
@@ -73,6 +76,7 @@ pub fn router(gateway: Gateway) -> Router {
         .nest("/v1/sessions/{session}", session)
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::show))
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))

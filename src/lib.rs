@@ -17,6 +17,7 @@
 //! | [`hub`] | live sessions: one subscription, one ring, followers that resume |
 //! | [`sse`] | what streams look like |
 //! | [`http`] | routes, problems, the server |
+//! | [`metrics`] | what was done so far, in numbers |
 //! | [`client`] | the client that reconnects by itself |
 //! | [`bench`](mod@bench) | the load tool |
 //! | [`cli`] | the `moorline` program |
@@ -31,6 +32,7 @@ pub mod http;
 pub mod hub;
 pub mod id;
 pub mod ingest;
+pub mod metrics;
 pub mod rules;
 pub mod sse;
 pub mod store;

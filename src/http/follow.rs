@@ -20,6 +20,7 @@ use crate::{
     event::usable_type,
     hub::Start,
     id::{EntryId, Lane, Name},
+    metrics::{Cut, METRICS},
     rules::{CommandStatus, Control},
     sse::{Filter, Format, Stream},
     store::{Entry, From},
@@ -195,8 +196,11 @@ async fn stream(
     let stream = Stream::open(follower, filter, format, heartbeat, start == Start::Now, resumed).await?;
     let Some(stream) = stream else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     // Cut, not ended: a clean end would tell clients that the session is over.
+    let open = METRICS.streams.hold();
     let cut = async move {
+        let _open = open;
         drop(draining.wait_for(|draining| *draining).await);
+        METRICS.cut(Cut::Draining);
         Err(crate::store::StoreError::Unavailable("this replica is going down".into()))
     };
     let cut = futures_util::stream::once(cut);

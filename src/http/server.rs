@@ -15,7 +15,8 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{Gateway, router};
+use super::{Gateway, observe::Observed, router};
+use crate::metrics::METRICS;
 
 /// Peers that vanish without a word are noticed by the kernel after about a minute and a half.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -56,7 +57,7 @@ impl Server {
 
 async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiver<bool>) -> GracefulShutdown {
     let limits = gateway.limits;
-    let service = router(gateway);
+    let service = Observed(router(gateway));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
@@ -73,9 +74,13 @@ async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiv
             Ok((socket, _)) => {
                 let serving = serve(&http, socket, service.clone(), limits.stall_timeout);
                 let watched = open.watch(serving);
+                let counted = METRICS.connections.hold();
+                METRICS.accepted.add(1);
                 // An error is a peer that went away or broke the protocol: its own affair, answered if it can be.
                 tokio::spawn(async move {
+                    let _counted = counted;
                     if let Err(error) = watched.await {
+                        METRICS.slow_cuts.add(u64::from(took_nothing(&error)));
                         tracing::trace!(%error, "a connection ended");
                     }
                 });
@@ -88,10 +93,27 @@ async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiv
     }
 }
 
-type Io = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
-type Serving = hyper::server::conn::http1::Connection<Io, TowerToHyperService<Router>>;
+/// Whether a connection was cut since its peer took nothing of what was written.
+fn took_nothing(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::TimedOut;
+        }
+        cause = error.source();
+    }
+    false
+}
 
-fn serve(http: &hyper::server::conn::http1::Builder, socket: TcpStream, service: Router, stall: Duration) -> Serving {
+type Io = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
+type Serving = hyper::server::conn::http1::Connection<Io, TowerToHyperService<Observed<Router>>>;
+
+fn serve(
+    http: &hyper::server::conn::http1::Builder,
+    socket: TcpStream,
+    service: Observed<Router>,
+    stall: Duration,
+) -> Serving {
     // Tokens are small and must not wait for each other. Neither setting is worth refusing a connection for.
     let _ = socket.set_nodelay(true);
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);

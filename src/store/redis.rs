@@ -9,6 +9,7 @@
 //! Keys, all on one cluster slot: `<prefix>{<session>}:meta`, `:events`, `:commands`, and the channel `:tail`.
 
 mod append;
+mod clock;
 mod commit;
 mod script;
 mod tail;
@@ -33,7 +34,10 @@ use super::{
     Commit, Entry, Extent, From, Lost, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription,
     Tail,
 };
-use crate::id::{EntryId, Lane, Ms, Name};
+use crate::{
+    id::{EntryId, Lane, Ms, Name},
+    metrics::{Asked, METRICS},
+};
 
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]
@@ -172,6 +176,13 @@ impl RedisStore {
 
     /// Runs reading commands about a session as one transaction on a pooled connection.
     async fn transaction(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
+        let since = std::time::Instant::now();
+        let answer = self.transact(session, pipe).await;
+        METRICS.asked(Asked::Read, since, &answer);
+        answer
+    }
+
+    async fn transact(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
         let mut connection = self.pages.get().await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
         match pipe.query_async(&mut connection).await {
             // When its memory is full Redis queues no commands for a transaction, but a script may still read. Not the
@@ -198,6 +209,7 @@ impl RedisStore {
 impl Store for RedisStore {
     async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
         commit.check()?;
+        let since = std::time::Instant::now();
         let at = self.commit_connection(session);
         let committed = async {
             if let Some(outcome) = self.appenders[at].commit(&self.keys, session, commit).await? {
@@ -207,9 +219,11 @@ impl Store for RedisStore {
             commit::run(&self.commit, &mut self.commits[at].clone(), &arguments).await
         };
         // The connection's own timeout does not cover a reconnect that it waits for.
-        tokio::time::timeout(self.config.timeout, committed)
+        let outcome = tokio::time::timeout(self.config.timeout, committed)
             .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.config.timeout))))
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.config.timeout))));
+        METRICS.asked(Asked::Commit, since, &outcome);
+        outcome
     }
 
     async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {

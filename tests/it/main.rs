@@ -11,6 +11,8 @@ mod early_answers;
 mod events;
 mod examples;
 mod independent_clients;
+mod logs;
+mod metrics;
 mod replicas;
 mod resume_model;
 mod slow_clients;

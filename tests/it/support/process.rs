@@ -1,15 +1,16 @@
 //! `moorline serve` as processes of their own, to be killed.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
-    sync::Mutex,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// A gateway process on a free port of 127.0.0.1. Killed when dropped.
 pub struct Replica {
     url: String,
     child: Mutex<Child>,
+    log: Arc<Mutex<String>>,
 }
 
 impl Replica {
@@ -33,18 +34,28 @@ impl Replica {
             let mut line = String::new();
             let read = log.read_line(&mut line).expect("the gateway's log");
             assert!(read > 0, "the gateway ended before it listened:\n{seen}");
+            // As text or as JSON.
             if let Some((_, url)) = line.trim_end().split_once("listens on ") {
-                break url.to_owned();
+                break url.trim_end_matches("\"}").to_owned();
             }
             seen.push_str(&line);
         };
         // Read on to the end, or the gateway would stop at a full pipe. What it says is shown with a failed test.
+        let said = Arc::new(Mutex::new(seen));
+        let saying = said.clone();
         std::thread::spawn(move || {
-            let mut rest = String::new();
-            let _ = log.read_to_string(&mut rest);
-            eprint!("{rest}");
+            let mut line = String::new();
+            while log.read_line(&mut line).is_ok_and(|read| read > 0) {
+                saying.lock().unwrap_or_else(PoisonError::into_inner).push_str(&std::mem::take(&mut line));
+            }
+            eprint!("{}", saying.lock().unwrap_or_else(PoisonError::into_inner));
         });
-        Replica { url, child: Mutex::new(child) }
+        Replica { url, child: Mutex::new(child), log: said }
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `http://127.0.0.1:<port>`
