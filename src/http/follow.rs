@@ -20,7 +20,7 @@ use crate::{
     event::usable_type,
     hub::Start,
     id::{EntryId, Lane, Name},
-    metrics::{Cut, METRICS},
+    metrics::METRICS,
     rules::{CommandStatus, Control},
     sse::{Filter, Format, Stream},
     store::{Entry, From},
@@ -200,9 +200,8 @@ async fn stream(
     let open = METRICS.streams.hold();
     let cut = async move {
         let _open = open;
-        turn.await;
-        METRICS.cut(Cut::Draining);
-        Err(crate::store::StoreError::Unavailable("this replica is going down".into()))
+        METRICS.cut(turn.await);
+        Err(crate::store::StoreError::Unavailable("this replica lets its streams go".into()))
     };
     let cut = futures_util::stream::once(cut);
     let chunks = futures_util::stream::select(stream.into_chunks().map(Some).chain(end()), cut.map(Some));

@@ -1,6 +1,6 @@
 //! The server under the routes: hyper's HTTP/1.1, with the bounds that keep a slow or hostile peer from costing much.
 
-use std::{io, net::SocketAddr, pin::Pin, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use futures_util::FutureExt;
@@ -16,8 +16,11 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{Gateway, observe::Observed, router};
-use crate::{config::Drain, metrics::METRICS};
+use super::{Gateway, ending::watch_store, observe::Observed, router};
+use crate::{
+    config::{Config, Drain},
+    metrics::METRICS,
+};
 
 /// Peers that vanish without a word are noticed by the kernel after about a minute and a half.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -36,8 +39,10 @@ pub struct Server {
 
 impl Server {
     /// Begins to accept connections.
-    pub fn start(listener: TcpListener, gateway: Gateway) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, gateway: Gateway, config: &Config) -> io::Result<Self> {
         let addr = listener.local_addr()?;
+        let (patience, spread) = (config.redis_patience, config.drain.spread);
+        tokio::spawn(watch_store(Arc::downgrade(&gateway), patience, spread));
         let (stop, stopped) = watch::channel(false);
         let accepting = tokio::spawn(accept(listener, gateway.clone(), stopped));
         Ok(Server { addr, gateway, stop, accepting })

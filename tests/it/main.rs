@@ -13,6 +13,7 @@ mod examples;
 mod independent_clients;
 mod logs;
 mod metrics;
+mod redis_troubles;
 mod replicas;
 mod resume_model;
 mod rolling_restart;
