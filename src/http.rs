@@ -25,6 +25,8 @@ mod problem;
 mod runs;
 mod server;
 mod sessions;
+mod socket;
+mod stream;
 
 pub use problem::Problem;
 pub use server::Server;
