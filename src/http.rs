@@ -15,6 +15,7 @@
 mod approvals;
 mod commands;
 mod drain;
+mod ending;
 mod events;
 mod extract;
 mod follow;
@@ -28,6 +29,7 @@ mod sessions;
 mod socket;
 mod stream;
 
+pub use ending::Ending;
 pub use problem::Problem;
 pub use server::Server;
 
@@ -53,8 +55,8 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     /// Bounds of requests and connections.
     pub limits: Limits,
-    /// Told to end: new streams are refused, open ones cut.
-    pub draining: tokio::sync::watch::Sender<bool>,
+    /// Whether, and how far, the replica is going down.
+    pub ending: Ending,
 }
 
 /// The state that handlers take.

@@ -83,7 +83,6 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let writers = writer::Writers::new(store.clone(), config.control);
     let hub = hub::Hub::new(store.clone(), writers.clone());
-    let draining = tokio::sync::watch::Sender::new(false);
-    let gateway = Arc::new(Shared { store, writers, hub, limits: config.limits, draining });
+    let gateway = Arc::new(Shared { store, writers, hub, limits: config.limits, ending: http::Ending::default() });
     Server::start(listener, gateway).map_err(listen)
 }

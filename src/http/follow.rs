@@ -185,8 +185,9 @@ async fn stream(
     if params.limit.is_some() {
         return Err(Problem::bad_request("bad_query", "limit is for JSON pages; a stream has no end of its own"));
     }
-    let mut draining = gateway.draining.subscribe();
-    if *draining.borrow() {
+    // Before the question, or an order to drain could fall in between.
+    let turn = gateway.ending.turn();
+    if gateway.ending.is_draining() {
         return Err(Problem::draining());
     }
     let follower = gateway.hub.follow(&session, lane, start).await?;
@@ -197,7 +198,7 @@ async fn stream(
     let open = METRICS.streams.hold();
     let cut = async move {
         let _open = open;
-        drop(draining.wait_for(|draining| *draining).await);
+        turn.await;
         METRICS.cut(Cut::Draining);
     };
     Ok(Handover::answer(stream, Box::pin(cut)))

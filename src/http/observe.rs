@@ -17,13 +17,14 @@ use std::{
 };
 
 use axum::{
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header},
     response::Response as Answer,
 };
 use pin_project_lite::pin_project;
 use tower_service::Service;
 use tracing::Span;
 
+use super::Gateway;
 use crate::metrics::METRICS;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,8 +32,18 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ID_MAX: usize = 128;
 
 /// The routes, observed.
-#[derive(Debug, Clone)]
-pub struct Observed<S>(pub S);
+#[derive(Clone)]
+pub struct Observed<S> {
+    gateway: Gateway,
+    routes: S,
+}
+
+impl<S> Observed<S> {
+    /// Observes these routes of this gateway.
+    pub fn new(gateway: Gateway, routes: S) -> Self {
+        Observed { gateway, routes }
+    }
+}
 
 impl<S, B> Service<Request<B>> for Observed<S>
 where
@@ -43,7 +54,7 @@ where
     type Future = Observing<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
+        self.routes.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
@@ -59,12 +70,14 @@ where
         );
         // Kept for the one line that a failure is worth; a clone of shared bytes.
         let uri = request.uri().clone();
-        let answer = span.in_scope(|| self.0.call(request));
-        Observing { answer, span, about: Some(About { id, trace, method, uri, since: Instant::now() }) }
+        let answer = span.in_scope(|| self.routes.call(request));
+        let about = About { gateway: self.gateway.clone(), id, trace, method, uri, since: Instant::now() };
+        Observing { answer, span, about: Some(about) }
     }
 }
 
 struct About {
+    gateway: Gateway,
     id: RequestId,
     trace: Option<Trace>,
     method: Method,
@@ -96,6 +109,10 @@ where
             && let Some(about) = this.about.take()
         {
             about.answered(answer.status());
+            // See `ending.rs`.
+            if about.gateway.ending.has_begun() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             answer.headers_mut().insert(REQUEST_ID, about.id.0);
         }
         polled

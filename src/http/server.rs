@@ -12,6 +12,7 @@ use std::{
 };
 
 use axum::{Router, response::Response};
+use futures_util::FutureExt;
 use hyper::{Request, body::Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
@@ -29,7 +30,7 @@ use super::{
     socket::{Blocked, Socket},
     stream::{self, Asked, Handover, Pace, Taken},
 };
-use crate::metrics::METRICS;
+use crate::{config::Drain, metrics::METRICS};
 
 /// Peers that vanish without a word are noticed by the kernel after about a minute and a half.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -58,15 +59,15 @@ impl Server {
         Ok(Server { addr, gateway, stop, accepting })
     }
 
-    /// Takes no more connections, cuts the streams (their clients go on elsewhere), and lets requests under way finish
-    /// for so long.
-    pub async fn shutdown(self, drain: Duration) {
-        self.gateway.draining.send_replace(true);
+    /// Goes down in the steps of `ending.rs`: streams are cut for their clients to go on elsewhere, then no more
+    /// connections are taken, and requests under way finish.
+    pub async fn shutdown(self, drain: Drain) {
+        self.gateway.ending.go(drain).await;
         self.stop.send_replace(true);
         if let Ok(mut ended) = self.accepting.await
-            && tokio::time::timeout(drain, ended.recv()).await.is_err()
+            && tokio::time::timeout(drain.finish, ended.recv()).await.is_err()
         {
-            tracing::warn!(drain_ms = drain.as_millis() as u64, "ended with requests still under way");
+            tracing::warn!(finish_ms = drain.finish.as_millis() as u64, "ended with requests still under way");
         }
     }
 }
@@ -74,7 +75,7 @@ impl Server {
 async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiver<bool>) -> Ended {
     let limits = gateway.limits;
     let pace = Pace { heartbeat: limits.heartbeat, stall: limits.stall_timeout };
-    let routes = Observed(router(gateway));
+    let routes = Observed::new(gateway.clone(), router(gateway));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
@@ -85,7 +86,11 @@ async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiv
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return ended,
+            // Those that the kernel has accepted are served: to the peer they are open.
+            _ = stop.wait_for(|stop| *stop) => match listener.accept().now_or_never() {
+                Some(accepted) => accepted,
+                None => return ended,
+            },
         };
         match accepted {
             Ok((tcp, _)) => {

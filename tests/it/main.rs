@@ -15,6 +15,7 @@ mod logs;
 mod metrics;
 mod replicas;
 mod resume_model;
+mod rolling_restart;
 mod slow_clients;
 mod store_contract;
 mod store_model;

@@ -2,9 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use super::eventually;
 
 /// A gateway process on a free port of 127.0.0.1. Killed when dropped.
 pub struct Replica {
@@ -61,6 +64,23 @@ impl Replica {
     /// `http://127.0.0.1:<port>`
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// `<address>:<port>`
+    pub fn addr(&self) -> SocketAddr {
+        self.url.strip_prefix("http://").and_then(|addr| addr.parse().ok()).expect("an address")
+    }
+
+    /// Sends it a signal: `-TERM`, `-STOP`, `-CONT`.
+    pub fn signal(&self, signal: &str) {
+        let id = self.child.lock().unwrap_or_else(PoisonError::into_inner).id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().expect("the kill program").success());
+    }
+
+    /// Waits for its end, and gives its exit code; `None` if a signal ended it.
+    pub async fn ended(&self) -> Option<i32> {
+        let ended = || async { self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().expect("a child") };
+        eventually("the gateway's end", ended).await.code()
     }
 
     /// Ends it at once.
