@@ -8,21 +8,26 @@
 //! | `/v1/sessions/{session}/approvals` | POST | `approvals.rs` |
 //! | `/v1/sessions/{session}` …  | GET, POST, DELETE | `sessions.rs` |
 //! | `/livez`, `/readyz` | GET | `health.rs` |
+//! | `/metrics` | GET | `metrics.rs` |
 //!
 //! The interface itself is described in `docs/PROTOCOL.md`.
 
 mod approvals;
 mod commands;
 mod drain;
+mod ending;
 mod events;
 mod extract;
 mod follow;
 mod health;
+mod metrics;
+mod observe;
 mod problem;
 mod runs;
 mod server;
 mod sessions;
 
+pub use ending::Ending;
 pub use problem::Problem;
 pub use server::Server;
 
@@ -48,8 +53,8 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     /// Bounds of requests and connections.
     pub limits: Limits,
-    /// Told to end: new streams are refused, open ones cut.
-    pub draining: tokio::sync::watch::Sender<bool>,
+    /// Whether, and how far, the replica is going down.
+    pub ending: Ending,
 }
 
 /// The state that handlers take.
@@ -73,6 +78,7 @@ pub fn router(gateway: Gateway) -> Router {
         .nest("/v1/sessions/{session}", session)
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::show))
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
