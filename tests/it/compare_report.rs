@@ -20,11 +20,12 @@ fn measured(round: u32, server: &str, rate: f64) -> Value {
     json!({"round": round, "load": "closed", "server": server, "result": result})
 }
 
+fn server(key: &str, name: &str, has_redis: bool) -> Value {
+    json!({"key": key, "name": name, "has_redis": has_redis, "store": "somewhere", "version": "1"})
+}
+
 #[test]
 fn ratios_are_taken_within_rounds_and_nothing_is_left_out_in_silence() {
-    let server = |key: &str, name: &str, has_redis: bool| {
-        json!({"key": key, "name": name, "has_redis": has_redis, "store": "somewhere", "version": "1"})
-    };
     let gone = json!({"key": "node", "name": "Gone", "has_redis": false, "store": "", "unavailable": "no npm"});
     let figures = json!({
         "date": "2026-11-25", "command": "benches/compare/run", "commit": "", "rounds": 3, "seconds": 5,
