@@ -63,8 +63,13 @@ class Comparison:
         return tuple(map(statistics.median, zip(*each))) if each else None
 
 
+def two_digits(value):
+    """Two that mean something, never as 1e+02."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def ratio_text(ratio):
-    return f"{ratio:.2g}×" if ratio < 10 else f"{ratio:,.0f}×"
+    return f"{two_digits(ratio)}×"
 
 
 def row(cells):
@@ -108,7 +113,7 @@ def cpu_table(comparison):
     for load in comparison.loads:
         each = [comparison.cpu(load, server["key"]) for server in servers]
         if any(each):
-            cells = [f"{cpu[0]:.2g} + {cpu[1]:.2g}" if cpu else "–" for cpu in each]
+            cells = [f"{two_digits(cpu[0])} + {two_digits(cpu[1])}" if cpu else "–" for cpu in each]
             out += row([f"`{load.arguments.split(' --seconds')[0]}`", *cells])
     return out
 
@@ -137,7 +142,7 @@ def markdown(comparison):
 
 Written by [`benches/compare`](../../benches/compare/README.md), which says how each server is configured; not edited by hand.
 
-`{figures["command"]}`, {figures["date"]}, {figures["rounds"]} rounds of {figures["seconds"]:g} s a measurement.
+`{figures["command"]}`, {figures["date"]}, {figures["rounds"]} round{"s" if figures["rounds"] > 1 else ""} of {figures["seconds"]:g} s a measurement.
 {machine["cores"]} cores of {machine["cpu"]}, {machine["memory_gib"]} GiB, {machine["kernel"]}, {machine["system"]}; the server, its Redis
 and the load share them, over loopback. Absolute figures move with the machine: what counts is the ratio within the run.
 
