@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Gateway, Problem,
+    auth::Caller,
     extract::{self, BodyKind, Names, Params},
     problem::producer_problem,
 };
@@ -42,11 +43,13 @@ pub async fn append(
     Names([session]): Names<1>,
     Params(params): Params<AppendParams>,
     headers: HeaderMap,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, Problem> {
     let defaults = Defaults {
-        agent: extract::name("agent", params.agent.as_deref())?,
+        agent: caller.speaks_as(extract::name("agent", params.agent.as_deref())?)?,
         run: extract::name("run", params.run.as_deref())?,
+        bound: caller.agent().is_some(),
     };
     let (kind, producer, attempt) =
         (extract::body_kind(&headers)?, extract::producer(&headers)?, extract::attempt(&headers)?);
@@ -159,7 +162,12 @@ pub(super) async fn answer_early(
     numbered: bool,
 ) -> Result<Response, Problem> {
     if let Some(run) = run {
-        match gateway.writers.act(session, Action::Heartbeat { run, attempt }).await.map(|done| done.reply) {
+        match gateway
+            .writers
+            .act(session, Action::Heartbeat { run, attempt, speaker: None })
+            .await
+            .map(|done| done.reply)
+        {
             Ok(Reply::Run(view)) => progress.stopping = vec![view],
             // A label.
             Err(WriteError::Refused(Refusal::UnknownRun(_))) => {}

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod gateway;
 pub mod process;
 pub mod redis;
+pub mod tokens;
 
 use std::{
     future::Future,
