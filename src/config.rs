@@ -30,8 +30,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds of a session's control state.
     pub control: rules::Limits,
-    /// How long open streams and requests may go on once the gateway is told to end.
-    pub drain: Duration,
+    /// How the gateway goes down.
+    pub drain: Drain,
 }
 
 impl Default for Config {
@@ -45,7 +45,7 @@ impl Default for Config {
             auth: None,
             limits: Limits::default(),
             control: rules::Limits::default(),
-            drain: Duration::from_secs(5),
+            drain: Drain::default(),
         }
     }
 }
@@ -82,6 +82,33 @@ impl Auth {
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let public = self.public_key_files.iter();
         self.secret_file.iter().chain(public).chain(&self.jwks_file).map(PathBuf::as_path)
+    }
+}
+
+/// How long the steps of going down take. Together they must stay below the patience of the supervisor, who kills after
+/// it: 10 s for Docker, 30 s for Kubernetes, 90 s for systemd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// `/readyz` fails, and all else goes on, for load balancers to notice. HAProxy's example asks once a second, and
+    /// believes the second failure.
+    pub wait: Duration,
+    /// Open streams are cut, each at a moment of its own within this.
+    pub spread: Duration,
+    /// Requests under way may take so much longer.
+    pub finish: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        let (wait, spread) = (Duration::from_millis(2_500), Duration::from_secs(3));
+        Drain { wait, spread, finish: Duration::from_secs(3) }
+    }
+}
+
+impl Drain {
+    /// Where nobody else could take over: no waiting.
+    pub fn at_once(self) -> Self {
+        Drain { wait: Duration::ZERO, spread: Duration::ZERO, ..self }
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `/v1/sessions/{session}/approvals` | POST | `approvals.rs` |
 //! | `/v1/sessions/{session}` …  | GET, POST, DELETE | `sessions.rs` |
 //! | `/livez`, `/readyz` | GET | `health.rs` |
+//! | `/metrics` | GET | `metrics.rs` |
 //!
 //! The interface itself is described in `docs/PROTOCOL.md`.
 
@@ -15,16 +16,20 @@ mod approvals;
 mod auth;
 mod commands;
 mod drain;
+mod ending;
 mod events;
 mod extract;
 mod follow;
 mod health;
+mod metrics;
+mod observe;
 mod problem;
 mod runs;
 mod server;
 mod sessions;
 
 pub use auth::Needs;
+pub use ending::Ending;
 pub use problem::Problem;
 pub use server::Server;
 
@@ -59,8 +64,8 @@ pub struct Shared {
     pub auth: Option<Arc<Verifier>>,
     /// Bounds of requests and connections.
     pub limits: Limits,
-    /// Told to end: new streams are refused, open ones cut.
-    pub draining: tokio::sync::watch::Sender<bool>,
+    /// Whether, and how far, the replica is going down.
+    pub ending: Ending,
 }
 
 /// The state that handlers take.
@@ -99,6 +104,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::DELETE, "/v1/sessions/{session}", &[Manage], delete(sessions::delete)),
         route(Method::GET, "/livez", &[], get(health::live)),
         route(Method::GET, "/readyz", &[], get(health::ready)),
+        route(Method::GET, "/metrics", &[], get(metrics::show)),
     ]
 }
 

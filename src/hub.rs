@@ -32,6 +32,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     id::{Lane, Name},
+    metrics::{Held, METRICS},
     rules::Action,
     store::{From, Push, Store, StoreError, Subscription, Tail},
     writer::Writers,
@@ -66,6 +67,7 @@ struct Live {
     /// Wakes the task that waits for the session's deadlines: they have changed, or the session has ended.
     control: Arc<Notify>,
     subscription: Mutex<Option<Subscription>>,
+    _counted: Held,
 }
 
 /// One lane of a live session.
@@ -243,6 +245,7 @@ impl Live {
             status: watch::Sender::new(Status::Starting),
             control: Default::default(),
             subscription: Mutex::new(None),
+            _counted: METRICS.live_sessions.hold(),
         }
     }
 
@@ -272,6 +275,7 @@ async fn mend(live: Weak<Live>, lane: Lane) {
         };
         match live.store.read(&live.session, lane, from, limit).await {
             Ok(page) => {
+                METRICS.repairs.add(u64::from(from != From::Latest));
                 let whole = lock(&live.feed(lane).ring).mended(from, page);
                 live.feed(lane).news.notify_waiters();
                 if whole {

@@ -18,6 +18,7 @@
 //! | [`hub`] | live sessions: one subscription, one ring, followers that resume |
 //! | [`sse`] | what streams look like |
 //! | [`http`] | routes, problems, the server |
+//! | [`metrics`] | what was done so far, in numbers |
 //! | [`client`] | the client that reconnects by itself |
 //! | [`bench`](mod@bench) | the load tool |
 //! | [`cli`] | the `moorline` program |
@@ -33,6 +34,7 @@ pub mod http;
 pub mod hub;
 pub mod id;
 pub mod ingest;
+pub mod metrics;
 pub mod rules;
 pub mod sse;
 pub mod store;
@@ -87,7 +89,7 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let writers = writer::Writers::new(store.clone(), config.control);
     let hub = hub::Hub::new(store.clone(), writers.clone());
-    let draining = tokio::sync::watch::Sender::new(false);
-    let gateway = Arc::new(Shared { store, writers, hub, auth, limits: config.limits, draining });
+    let gateway =
+        Arc::new(Shared { store, writers, hub, auth, limits: config.limits, ending: http::Ending::default() });
     Server::start(listener, gateway).map_err(listen)
 }

@@ -15,6 +15,7 @@ use crate::{
     event::Head,
     hub::{Follower, Item, Update},
     id::EntryId,
+    metrics::{Cut, METRICS},
     store::{Lost, StoreError},
 };
 
@@ -113,6 +114,8 @@ pub struct Stream {
     /// The client began at `now`: the first `caught-up` carries its id.
     from_now: bool,
     pending: BytesMut,
+    /// History is done: what comes is news.
+    live: bool,
     ended: bool,
 }
 
@@ -128,7 +131,7 @@ impl Stream {
         resumed: bool,
     ) -> Result<Option<Self>, StoreError> {
         let pending = BytesMut::from(&retry()[..]);
-        let mut stream = Stream { follower, filter, format, heartbeat, from_now, pending, ended: false };
+        let mut stream = Stream { follower, filter, format, heartbeat, from_now, pending, live: false, ended: false };
         let head = stream.pending.len();
         // Entries that the filter drops say nothing to the client: a closed session may have nothing but those left.
         let mut caught_up = false;
@@ -162,11 +165,13 @@ impl Stream {
             match tokio::time::timeout_at(beat, self.follower.next()).await {
                 Err(_) => return Some(Ok(HEARTBEAT)),
                 Ok(Err(error)) => {
+                    METRICS.cut(Cut::Store);
                     self.ended = true;
                     return Some(Err(error));
                 }
                 // The common case, a single entry: its shared frame goes out as it is.
                 Ok(Ok(Update::Entries(items))) if items.len() == 1 && self.filter.wants(&items[0].payload) => {
+                    METRICS.delivered(std::iter::once(items[0].id), self.live);
                     return Some(Ok(entry(&items[0], self.format).clone()));
                 }
                 Ok(Ok(update)) => self.say(update),
@@ -178,14 +183,22 @@ impl Stream {
         match update {
             Update::Entries(items) => {
                 let wanted = items.iter().filter(|item| self.filter.wants(&item.payload));
-                for item in wanted {
-                    self.pending.extend_from_slice(entry(item, self.format));
-                }
+                let pending = &mut self.pending;
+                let written = wanted.map(|item| {
+                    pending.extend_from_slice(entry(item, self.format));
+                    item.id
+                });
+                METRICS.delivered(written, self.live);
             }
             Update::CaughtUp(id) => {
+                self.live = true;
                 self.pending.extend_from_slice(&caught_up(std::mem::take(&mut self.from_now).then_some(id)));
             }
-            Update::Reset { reason, first } => self.pending.extend_from_slice(&reset(reason, first)),
+            Update::Reset { reason, first } => {
+                METRICS.reset(reason);
+                self.live = false;
+                self.pending.extend_from_slice(&reset(reason, first));
+            }
             Update::Closed => {
                 self.pending.extend_from_slice(&closed());
                 self.ended = true;

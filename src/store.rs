@@ -209,7 +209,7 @@ pub enum Parted {
     Appended {
         /// `n` of the first event appended.
         events_from: u64,
-        /// `n` of the first command appended.
+        /// `n` of the first command appended; 0 if the part has none.
         commands_from: u64,
         /// How many of the events were already stored.
         skipped: usize,

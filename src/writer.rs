@@ -17,6 +17,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     id::{EntryId, Ms, Name},
+    metrics::{Appended, METRICS},
     rules::{self, Action, Control, Effects, Limits, Refusal, Reply, command_key},
     store::{Commit, Outcome, Parted, Producer, Snapshot, Store, StoreError, Version, Versions, Window},
 };
@@ -119,6 +120,16 @@ impl Writers {
 
     /// Does one thing to a session. Once called, it is done even if the caller goes away.
     pub async fn act(self: &Arc<Self>, session: &Name, action: Action) -> Result<Done, WriteError> {
+        if !matches!(action, Action::Append(_)) {
+            return self.queue(session, action).await;
+        }
+        let since = std::time::Instant::now();
+        let answer = self.queue(session, action).await;
+        METRICS.append(appended(&answer), since);
+        answer
+    }
+
+    async fn queue(self: &Arc<Self>, session: &Name, action: Action) -> Result<Done, WriteError> {
         let (done, answer) = oneshot::channel();
         let numbered = match &action {
             Action::Append(append) => append.producer.clone().map(|producer| (producer, append.events.len())),
@@ -189,18 +200,32 @@ impl Writers {
             let decided = decide(&mut copy, &batch, &self.versions);
             match self.store.commit(session, &decided.commit).await {
                 Ok(Outcome::Committed { now, parts }) => {
+                    METRICS.committed(&decided.commit, &parts);
                     copy.settle(&decided, now, &parts);
                     answer(batch, decided, &mut copy.control, now, parts);
                     return Some(copy);
                 }
-                Ok(Outcome::Conflict(snapshot)) => match Copy::read(&snapshot, self.limits) {
-                    Ok(current) => copy = current,
-                    Err(error) => return fail(batch, error),
-                },
+                Ok(Outcome::Conflict(snapshot)) => {
+                    METRICS.conflicts.add(1);
+                    match Copy::read(&snapshot, self.limits) {
+                        Ok(current) => copy = current,
+                        Err(error) => return fail(batch, error),
+                    }
+                }
                 Err(error) => return fail(batch, error),
             }
         }
         fail(batch, StoreError::Unavailable("too many replicas write to this session's control state at once".into()))
+    }
+}
+
+/// How an append ended, for those who count.
+fn appended(answer: &Result<Done, WriteError>) -> Appended {
+    match answer {
+        Ok(done) if done.duplicate => Appended::Duplicate,
+        Ok(_) => Appended::Stored,
+        Err(WriteError::Refused(_) | WriteError::Producer(_)) => Appended::Refused,
+        Err(WriteError::Store(_) | WriteError::Overloaded) => Appended::Failed,
     }
 }
 

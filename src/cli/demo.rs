@@ -91,7 +91,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<Ending, Failure> {
     };
     let server = start_gateway(&args).await.map_err(|error| Failure::Other(error.to_string()))?;
     let result = watch_agents(&args, &server, input).await;
-    server.shutdown(Config::default().drain).await;
+    server.shutdown(Config::default().drain.at_once()).await;
     result
 }
 

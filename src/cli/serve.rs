@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{duration, output};
 use crate::{
-    config::{Auth, Config, DEFAULT_PORT, Limits},
+    config::{Auth, Config, DEFAULT_PORT, Drain, Limits},
     rules,
     store::Retention,
 };
@@ -114,9 +114,19 @@ pub struct ServeArgs {
           value_name = "N", help_heading = "Limits")]
     max_control_bytes: usize,
 
-    /// How long requests under way may take once the gateway is told to stop
-    #[arg(long, env = "MOORLINE_DRAIN", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    /// Once told to stop: how long /readyz fails before anything else changes, for load balancers to notice
+    #[arg(long, env = "MOORLINE_DRAIN_WAIT", default_value = "2500ms", value_parser = duration, value_name = "TIME",
+          help_heading = "Stopping")]
+    drain_wait: Duration,
+    /// Then: the time over which open streams are cut, each at a moment of its own
+    #[arg(long, env = "MOORLINE_DRAIN_SPREAD", default_value = "3s", value_parser = duration, value_name = "TIME",
+          help_heading = "Stopping")]
+    drain_spread: Duration,
+    /// Then: how long requests under way may take
+    #[arg(long, env = "MOORLINE_DRAIN", default_value = "3s", value_parser = duration, value_name = "TIME",
+          help_heading = "Stopping")]
     drain: Duration,
+
     /// How much to log: error, warn, info, debug, trace, or a filter such as moorline=debug
     #[arg(long, env = "MOORLINE_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -177,7 +187,7 @@ impl ServeArgs {
                 ..Limits::default()
             },
             control: rules::Limits { runs: self.max_runs, bytes: self.max_control_bytes, ..rules::Limits::default() },
-            drain: self.drain,
+            drain: Drain { wait: self.drain_wait, spread: self.drain_spread, finish: self.drain },
         }
     }
 }
@@ -220,10 +230,27 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         None => tracing::info!("nobody has to show a token: whoever reaches the gateway may do everything"),
     }
     tracing::info!("moorline {} listens on http://{}", env!("CARGO_PKG_VERSION"), server.addr);
-    told_to_stop().await;
-    tracing::info!("stopping: streams are cut for their clients to go on elsewhere, requests finish");
-    server.shutdown(config.drain).await;
-    ExitCode::SUCCESS
+    let drain = match told_to_stop().await {
+        Told::Terminate => config.drain,
+        // By a person at a terminal, who has no load balancer.
+        Told::Interrupt => config.drain.at_once(),
+    };
+    tracing::info!(
+        wait_ms = drain.wait.as_millis() as u64,
+        spread_ms = drain.spread.as_millis() as u64,
+        finish_ms = drain.finish.as_millis() as u64,
+        "stopping: not ready any more, then streams are cut for their clients to go on elsewhere, then requests finish"
+    );
+    tokio::select! {
+        () = server.shutdown(drain) => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        _ = told_to_stop() => {
+            tracing::warn!("told to stop again: ended at once");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn log_to_stderr(args: &ServeArgs) -> Result<(), tracing_subscriber::filter::ParseError> {
@@ -236,8 +263,15 @@ fn log_to_stderr(args: &ServeArgs) -> Result<(), tracing_subscriber::filter::Par
     Ok(())
 }
 
-/// SIGINT or SIGTERM.
-async fn told_to_stop() {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT.
+    Interrupt,
+}
+
+async fn told_to_stop() -> Told {
     use tokio::signal::unix::{SignalKind, signal};
     let terminated = async {
         match signal(SignalKind::terminate()) {
@@ -246,7 +280,7 @@ async fn told_to_stop() {
         }
     };
     tokio::select! {
-        () = super::interrupted() => {}
-        () = terminated => {}
+        () = super::interrupted() => Told::Interrupt,
+        () = terminated => Told::Terminate,
     }
 }

@@ -140,13 +140,12 @@ pub(super) async fn stream(
         producer,
         timeout: gateway.limits.body_timeout,
     };
-    let mut draining = gateway.draining.subscribe();
+    let draining = gateway.ending.turn();
     let until = async {
-        let drained = async { drop(draining.wait_for(|draining| *draining).await) };
         tokio::select! {
             () = stopped => Ok(Read::Early),
             // No success: the client has to send the rest elsewhere.
-            () = drained => Err(Stopped::Draining),
+            () = draining => Err(Stopped::Draining),
         }
     };
     ingest.run(&mut body, splitter, until, progress).await

@@ -21,6 +21,7 @@ use crate::{
     event::usable_type,
     hub::Start,
     id::{EntryId, Lane, Name},
+    metrics::{Cut, METRICS},
     rules::{CommandStatus, Control},
     sse::{Filter, Format, Stream},
     store::{Entry, From},
@@ -204,8 +205,9 @@ async fn stream(
     if params.limit.is_some() {
         return Err(Problem::bad_request("bad_query", "limit is for JSON pages; a stream has no end of its own"));
     }
-    let mut draining = gateway.draining.subscribe();
-    if *draining.borrow() {
+    // Before the question, or an order to drain could fall in between.
+    let turn = gateway.ending.turn();
+    if gateway.ending.is_draining() {
         return Err(Problem::draining());
     }
     let follower = gateway.hub.follow(&session, lane, start).await?;
@@ -214,8 +216,11 @@ async fn stream(
     let stream = Stream::open(follower, filter, format, heartbeat, start == Start::Now, resumed).await?;
     let Some(stream) = stream else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     // Cut, not ended: a clean end would tell clients that the session is over.
+    let open = METRICS.streams.hold();
     let cut = async move {
-        drop(draining.wait_for(|draining| *draining).await);
+        let _open = open;
+        turn.await;
+        METRICS.cut(Cut::Draining);
         Err(crate::store::StoreError::Unavailable("this replica is going down".into()))
     };
     let cut = futures_util::stream::once(cut);

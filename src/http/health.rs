@@ -16,7 +16,7 @@ pub async fn live() -> &'static str {
 
 /// The store can be reached, its subscription is alive, and the replica is not going down.
 pub async fn ready(State(gateway): State<Gateway>) -> Result<Response, Problem> {
-    if *gateway.draining.borrow() {
+    if gateway.ending.has_begun() {
         return Err(Problem::draining());
     }
     gateway.store.health().await?;

@@ -11,6 +11,7 @@ use super::auth::challenge;
 use crate::{
     event::BadEvent,
     id::{BadName, Name},
+    metrics::METRICS,
     rules::Refusal,
     sse::decode::DecodeError,
     store::{Lost, Parted, StoreError},
@@ -77,6 +78,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        METRICS.problems.add(self.code);
         let title = self.status.canonical_reason().unwrap_or("Error");
         let mut body = json!({
             "type": format!("urn:moorline:problem:{}", self.code),

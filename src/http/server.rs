@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, pin::Pin, time::Duration};
 
 use axum::Router;
+use futures_util::FutureExt;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -15,7 +16,8 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{Gateway, router};
+use super::{Gateway, observe::Observed, router};
+use crate::{config::Drain, metrics::METRICS};
 
 /// Peers that vanish without a word are noticed by the kernel after about a minute and a half.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -41,22 +43,22 @@ impl Server {
         Ok(Server { addr, gateway, stop, accepting })
     }
 
-    /// Takes no more connections, cuts the streams (their clients go on elsewhere), and lets requests under way finish
-    /// for so long.
-    pub async fn shutdown(self, drain: Duration) {
-        self.gateway.draining.send_replace(true);
+    /// Goes down in the steps of `ending.rs`: streams are cut for their clients to go on elsewhere, then no more
+    /// connections are taken, and requests under way finish.
+    pub async fn shutdown(self, drain: Drain) {
+        self.gateway.ending.go(drain).await;
         self.stop.send_replace(true);
         if let Ok(open) = self.accepting.await
-            && tokio::time::timeout(drain, open.shutdown()).await.is_err()
+            && tokio::time::timeout(drain.finish, open.shutdown()).await.is_err()
         {
-            tracing::warn!(drain_ms = drain.as_millis() as u64, "ended with requests still under way");
+            tracing::warn!(finish_ms = drain.finish.as_millis() as u64, "ended with requests still under way");
         }
     }
 }
 
 async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiver<bool>) -> GracefulShutdown {
     let limits = gateway.limits;
-    let service = router(gateway);
+    let service = Observed::new(gateway.clone(), router(gateway));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
@@ -67,15 +69,23 @@ async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiv
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return open,
+            // Those that the kernel has accepted are served: to the peer they are open.
+            _ = stop.wait_for(|stop| *stop) => match listener.accept().now_or_never() {
+                Some(accepted) => accepted,
+                None => return open,
+            },
         };
         match accepted {
             Ok((socket, _)) => {
                 let serving = serve(&http, socket, service.clone(), limits.stall_timeout);
                 let watched = open.watch(serving);
+                let counted = METRICS.connections.hold();
+                METRICS.accepted.add(1);
                 // An error is a peer that went away or broke the protocol: its own affair, answered if it can be.
                 tokio::spawn(async move {
+                    let _counted = counted;
                     if let Err(error) = watched.await {
+                        METRICS.slow_cuts.add(u64::from(took_nothing(&error)));
                         tracing::trace!(%error, "a connection ended");
                     }
                 });
@@ -88,10 +98,27 @@ async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiv
     }
 }
 
-type Io = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
-type Serving = hyper::server::conn::http1::Connection<Io, TowerToHyperService<Router>>;
+/// Whether a connection was cut since its peer took nothing of what was written.
+fn took_nothing(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::TimedOut;
+        }
+        cause = error.source();
+    }
+    false
+}
 
-fn serve(http: &hyper::server::conn::http1::Builder, socket: TcpStream, service: Router, stall: Duration) -> Serving {
+type Io = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
+type Serving = hyper::server::conn::http1::Connection<Io, TowerToHyperService<Observed<Router>>>;
+
+fn serve(
+    http: &hyper::server::conn::http1::Builder,
+    socket: TcpStream,
+    service: Observed<Router>,
+    stall: Duration,
+) -> Serving {
     // Tokens are small and must not wait for each other. Neither setting is worth refusing a connection for.
     let _ = socket.set_nodelay(true);
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);

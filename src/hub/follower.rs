@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     id::{EntryId, Lane},
+    metrics::METRICS,
     store::{From, Lost, Page, StoreError},
 };
 
@@ -177,6 +178,7 @@ impl Follower {
         let epoch = self.ring(Ring::epoch);
         let from = if self.from_start { From::Start } else { From::After(self.cursor) };
         let page = self.read_patiently(from).await?;
+        METRICS.pages.add(1);
         (self.epoch, self.verified) = (epoch, true);
         if let Some(reason) = page.lost {
             // The log begins anew for this client.

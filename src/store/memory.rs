@@ -266,7 +266,7 @@ impl Store for MemoryStore {
             }
             parted.push(Parted::Appended {
                 events_from: next(Lane::Events, &appended),
-                commands_from: next(Lane::Commands, &appended),
+                commands_from: if part.commands.is_empty() { 0 } else { next(Lane::Commands, &appended) },
                 skipped,
             });
             appended[Lane::Events.index()].extend_from_slice(&part.events[skipped..]);

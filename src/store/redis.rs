@@ -1,4 +1,4 @@
-//! The Redis store: one script for every write, pooled connections for pages, one subscription connection a replica.
+//! The Redis store: a script for every write, pooled connections for pages, one subscription connection a replica.
 //!
 //! | what | over which connection | why |
 //! |---|---|---|
@@ -8,7 +8,10 @@
 //!
 //! Keys, all on one cluster slot: `<prefix>{<session>}:meta`, `:events`, `:commands`, and the channel `:tail`.
 
+mod append;
+mod clock;
 mod commit;
+mod script;
 mod tail;
 
 use std::{
@@ -31,7 +34,10 @@ use super::{
     Commit, Entry, Extent, From, Lost, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription,
     Tail,
 };
-use crate::id::{EntryId, Lane, Ms, Name};
+use crate::{
+    id::{EntryId, Lane, Ms, Name},
+    metrics::{Asked, METRICS},
+};
 
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]
@@ -71,7 +77,9 @@ impl RedisConfig {
 pub struct RedisStore {
     keys: Keys,
     config: RedisConfig,
-    script: commit::Script,
+    /// One for each commit connection.
+    appenders: Vec<append::Appender>,
+    commit: script::Script,
     erase: redis::Script,
     reads: redis::Script,
     commits: Vec<ConnectionManager>,
@@ -142,11 +150,13 @@ impl RedisStore {
             .build()
             .map_err(|e| StoreError::Fault(e.to_string()))?;
 
+        let appenders = commits.iter().map(|commits| append::Appender::start(commits.clone(), &config)).collect();
         let keys = Keys { prefix: config.prefix.as_str().into() };
         let tails = tail::Tails::start(client, commits.clone(), &config).await?;
         Ok(RedisStore {
             keys,
-            script: commit::Script::new(),
+            appenders,
+            commit: commit::script(),
             erase: redis::Script::new(include_str!("redis/delete.lua")),
             reads: redis::Script::new(include_str!("redis/read.lua")),
             commits,
@@ -158,13 +168,21 @@ impl RedisStore {
         })
     }
 
-    fn commit_connection(&self, session: &Name) -> ConnectionManager {
+    /// The place of a session's commit connection.
+    fn commit_connection(&self, session: &Name) -> usize {
         let hash = std::hash::BuildHasher::hash_one(&self.spread, session);
-        self.commits[hash as usize % self.commits.len()].clone()
+        hash as usize % self.commits.len()
     }
 
     /// Runs reading commands about a session as one transaction on a pooled connection.
     async fn transaction(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
+        let since = std::time::Instant::now();
+        let answer = self.transact(session, pipe).await;
+        METRICS.asked(Asked::Read, since, &answer);
+        answer
+    }
+
+    async fn transact(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
         let mut connection = self.pages.get().await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
         match pipe.query_async(&mut connection).await {
             // When its memory is full Redis queues no commands for a transaction, but a script may still read. Not the
@@ -191,12 +209,21 @@ impl RedisStore {
 impl Store for RedisStore {
     async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
         commit.check()?;
-        let mut connection = self.commit_connection(session);
-        let arguments = commit::Arguments { keys: &self.keys, session, config: &self.config, commit };
+        let since = std::time::Instant::now();
+        let at = self.commit_connection(session);
+        let committed = async {
+            if let Some(outcome) = self.appenders[at].commit(&self.keys, session, commit).await? {
+                return Ok(outcome);
+            }
+            let arguments = commit::Arguments { keys: &self.keys, session, config: &self.config, commit };
+            commit::run(&self.commit, &mut self.commits[at].clone(), &arguments).await
+        };
         // The connection's own timeout does not cover a reconnect that it waits for.
-        tokio::time::timeout(self.config.timeout, self.script.run(&mut connection, &arguments))
+        let outcome = tokio::time::timeout(self.config.timeout, committed)
             .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.config.timeout))))
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.config.timeout))));
+        METRICS.asked(Asked::Commit, since, &outcome);
+        outcome
     }
 
     async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
@@ -328,13 +355,21 @@ fn refused(error: &RedisError, codes: &[&str]) -> bool {
     errors.is_some_and(|errors| errors.iter().any(|(_, error)| codes.contains(&error.code())))
 }
 
+/// Codes of errors that pass.
+const PASSING: [&str; 9] =
+    ["BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"];
+
 /// What passes is `Unavailable`; what an operator has to mend is a `Fault`.
 fn store_error(error: RedisError) -> StoreError {
-    const PASSING: [&str; 9] =
-        ["BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"];
     let lost = matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound);
     let passing = lost || refused(&error, &PASSING);
     if passing { StoreError::Unavailable(error.to_string()) } else { StoreError::Fault(error.to_string()) }
+}
+
+/// The same for an error that a script caught and gave as a text, which begins with its code.
+fn script_error(error: &str) -> StoreError {
+    let passing = error.split(' ').next().is_some_and(|code| PASSING.contains(&code.trim_start_matches('-')));
+    if passing { StoreError::Unavailable(error.to_owned()) } else { StoreError::Fault(error.to_owned()) }
 }
 
 fn unreadable(what: &str, reply: &dyn std::fmt::Debug) -> StoreError {

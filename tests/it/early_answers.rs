@@ -46,7 +46,7 @@ async fn a_replica_that_goes_down_leaves_a_run_that_is_a_body_to_its_lease() {
     let (_staying, client, _) = start(redis).await;
     let body = tokio::spawn(put_endless(&going, &session));
     started(&client, &session).await;
-    going.shutdown(Duration::from_secs(5)).await;
+    going.shutdown(Config::default().drain.at_once()).await;
 
     let (status, answer) = body.await.unwrap();
     // No success, or a sender that does not count would take the rest for stored.

@@ -1,19 +1,13 @@
 //! The one write: a [`Commit`] as arguments of `commit.lua`, and the script's reply as an [`Outcome`].
 
 use bytes::Bytes;
-use redis::{Cmd, ErrorKind, ServerErrorKind, Value, aio::ConnectionLike};
+use redis::{Cmd, Value, aio::ConnectionLike};
 
-use super::{Keys, RedisConfig, array, pairs, store_error, text, unreadable};
+use super::{Keys, RedisConfig, array, pairs, script::Script, store_error, text, unreadable};
 use crate::{
     id::{EntryId, Lane, Ms, Name},
-    store::{Commit, Outcome, PRODUCERS_MAX, Parted, Snapshot, State, StoreError},
+    store::{Commit, Outcome, PRODUCERS_MAX, Part, Parted, Snapshot, State, StoreError},
 };
-
-/// The script and its digest.
-pub struct Script {
-    body: String,
-    sha: String,
-}
 
 /// Everything that the arguments are made of.
 pub struct Arguments<'a> {
@@ -23,34 +17,25 @@ pub struct Arguments<'a> {
     pub commit: &'a Commit,
 }
 
-impl Script {
-    pub fn new() -> Self {
-        let body = include_str!("commit.lua").replace("PRODUCERS_MAX", &PRODUCERS_MAX.to_string());
-        let sha = redis::Script::new(&body).get_hash().to_owned();
-        Script { body, sha }
-    }
+/// `commit.lua`.
+pub fn script() -> Script {
+    Script::new(include_str!("commit.lua").replace("PRODUCERS_MAX", &PRODUCERS_MAX.to_string()))
+}
 
-    /// Runs the script by its digest, and by its text where Redis does not have it (a first use, a flush, a restart).
-    pub async fn run(
-        &self,
-        connection: &mut impl ConnectionLike,
-        arguments: &Arguments<'_>,
-    ) -> Result<Outcome, StoreError> {
-        let reply = match arguments.command("EVALSHA", &self.sha).query_async(connection).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                arguments.command("EVAL", &self.body).query_async(connection).await
-            }
-            reply => reply,
-        };
-        outcome(reply.map_err(store_error)?, arguments.commit)
-    }
+/// Commits.
+pub async fn run(
+    script: &Script,
+    connection: &mut impl ConnectionLike,
+    arguments: &Arguments<'_>,
+) -> Result<Outcome, StoreError> {
+    let reply = script.run(connection, |cmd| arguments.write(cmd)).await;
+    outcome(reply.map_err(store_error)?, arguments.commit)
 }
 
 impl Arguments<'_> {
-    fn command(&self, name: &str, script: &str) -> Cmd {
+    fn write(&self, cmd: &mut Cmd) {
         let Arguments { keys, session, config, commit } = self;
-        let mut cmd = redis::cmd(name);
-        cmd.arg(script).arg(3).arg(keys.meta(session));
+        cmd.arg(3).arg(keys.meta(session));
         for lane in Lane::ALL {
             cmd.arg(keys.lane(session, lane));
         }
@@ -85,7 +70,6 @@ impl Arguments<'_> {
                 cmd.arg(&payload[..]);
             }
         }
-        cmd
     }
 }
 
@@ -96,10 +80,7 @@ fn outcome(reply: Value, commit: &Commit) -> Result<Outcome, StoreError> {
     let now = now as Ms;
     match kind.as_deref() {
         Some("ok") => {
-            let parts = reply.zip(&commit.parts).map(|(reply, part)| {
-                let count = part.events.len() as u64;
-                parted(array(reply)?, count)
-            });
+            let parts = reply.zip(&commit.parts).map(|(reply, part)| parted(array(reply)?, part));
             let parts = parts.collect::<Result<Vec<_>, _>>()?;
             if parts.len() != commit.parts.len() {
                 return Err(unreadable("a commit's answer", &parts));
@@ -111,18 +92,20 @@ fn outcome(reply: Value, commit: &Commit) -> Result<Outcome, StoreError> {
     }
 }
 
-fn parted(reply: Vec<Value>, count: u64) -> Result<Parted, StoreError> {
+fn parted(reply: Vec<Value>, part: &Part) -> Result<Parted, StoreError> {
     match &reply[..] {
         [Value::Int(events), Value::Int(commands), Value::Int(skipped)] => Ok(Parted::Appended {
             events_from: *events as u64,
-            commands_from: *commands as u64,
+            commands_from: if part.commands.is_empty() { 0 } else { *commands as u64 },
             skipped: *skipped as usize,
         }),
         [refusal, numbers @ ..] => match (word(refusal.clone())?.as_str(), numbers) {
             ("duplicate", []) => Ok(Parted::Duplicate(None)),
             ("duplicate", [Value::Int(ms), Value::Int(n)]) => {
                 let (ms, first) = (*ms as Ms, *n as u64);
-                Ok(Parted::Duplicate(Some((first..first + count).map(|n| EntryId { ms, n }).collect())))
+                Ok(Parted::Duplicate(Some(
+                    (first..first + part.events.len() as u64).map(|n| EntryId { ms, n }).collect(),
+                )))
             }
             ("stale", [Value::Int(epoch)]) => Ok(Parted::StaleEpoch { current: *epoch as u64 }),
             ("gap", [Value::Int(expected)]) => Ok(Parted::ProducerGap { expected: *expected as u64 }),

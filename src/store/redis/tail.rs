@@ -29,6 +29,7 @@ use tokio::{
 use super::{RedisConfig, store_error};
 use crate::{
     id::{EntryId, Lane},
+    metrics::METRICS,
     store::{Push, StoreError, Subscription, Tail},
 };
 
@@ -88,7 +89,11 @@ impl Tails {
             timeout: config.timeout,
         };
         let connection = keeper.connect().await.map_err(store_error)?;
-        let tasks = vec![tokio::spawn(keeper.run(connection)), tokio::spawn(beats(commits, beat))];
+        let tasks = vec![
+            tokio::spawn(keeper.run(connection)),
+            tokio::spawn(beats(commits.clone(), beat)),
+            tokio::spawn(super::clock::keep(commits)),
+        ];
         Ok(Tails { shared, operations, timeout: config.timeout, tasks })
     }
 
@@ -166,6 +171,7 @@ impl Keeper {
         let (mut sink, stream) = connection.split();
         timeout(self.timeout, sink.subscribe(&self.beat)).await.map_err(late)??;
         self.shared.alive.store(true, Ordering::Relaxed);
+        METRICS.subscribed.set(1);
         Ok((sink, stream))
     }
 
@@ -176,6 +182,8 @@ impl Keeper {
                 End::Lost(why) => why,
             };
             self.shared.alive.store(false, Ordering::Relaxed);
+            METRICS.subscribed.set(0);
+            METRICS.subscription_losses.add(1);
             tracing::warn!(why, "lost the subscription to Redis; streams wait and catch up when it is back");
             let (lost, mut pause) = (Instant::now(), RECONNECT_MIN);
             connection = loop {

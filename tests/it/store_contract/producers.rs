@@ -28,7 +28,7 @@ fn part(producer: &str, epoch: u64, seq: u64, payloads: &[&str]) -> Part {
 }
 
 fn appended(events_from: u64, skipped: usize) -> Parted {
-    Parted::Appended { events_from, commands_from: 1, skipped }
+    Parted::Appended { events_from, commands_from: 0, skipped }
 }
 
 impl Session {
@@ -158,7 +158,8 @@ async fn a_refused_part_does_not_hinder_the_others(backend: Backend) {
     let refused = Part { commands: bytes(&["not this"]), ..part("p", 0, 1, &["not this"]) };
     let taken = Part { commands: bytes(&["c"]), ..part("q", 0, 0, &["b"]) };
     let (_, parted) = session.append(vec![events(&["a"]), refused, taken]).await;
-    assert_eq!(parted, [appended(1, 0), Parted::ProducerGap { expected: 0 }, appended(2, 0)]);
+    let both = Parted::Appended { events_from: 2, commands_from: 1, skipped: 0 };
+    assert_eq!(parted, [appended(1, 0), Parted::ProducerGap { expected: 0 }, both]);
     assert_eq!(session.payloads(Lane::Events).await, ["a", "b"]);
     assert_eq!(session.payloads(Lane::Commands).await, ["c"]);
 }

@@ -7,7 +7,7 @@ use std::{
 
 use axum::http::HeaderMap;
 use moorline::{
-    config::Config,
+    config::{Config, Drain},
     http::Server,
     sse::decode::{Decoder, Frame},
 };
@@ -86,7 +86,7 @@ impl Gateway {
 
     /// Ends it as a supervisor would.
     pub async fn shutdown(self) {
-        self.server.shutdown(PATIENCE).await;
+        self.server.shutdown(Drain { finish: PATIENCE, ..Drain::default().at_once() }).await;
     }
 
     /// A session that is not there yet.

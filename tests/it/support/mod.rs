@@ -1,6 +1,8 @@
 //! What the integration tests share.
 
 pub mod agent;
+pub mod balancer;
+pub mod crowd;
 pub mod gateway;
 pub mod process;
 pub mod redis;

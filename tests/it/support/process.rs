@@ -1,15 +1,19 @@
 //! `moorline serve` as processes of their own, to be killed.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
-    sync::Mutex,
+    sync::{Arc, Mutex, PoisonError},
 };
+
+use super::eventually;
 
 /// A gateway process on a free port of 127.0.0.1. Killed when dropped.
 pub struct Replica {
     url: String,
     child: Mutex<Child>,
+    log: Arc<Mutex<String>>,
 }
 
 impl Replica {
@@ -33,23 +37,50 @@ impl Replica {
             let mut line = String::new();
             let read = log.read_line(&mut line).expect("the gateway's log");
             assert!(read > 0, "the gateway ended before it listened:\n{seen}");
+            // As text or as JSON.
             if let Some((_, url)) = line.trim_end().split_once("listens on ") {
-                break url.to_owned();
+                break url.trim_end_matches("\"}").to_owned();
             }
             seen.push_str(&line);
         };
         // Read on to the end, or the gateway would stop at a full pipe. What it says is shown with a failed test.
+        let said = Arc::new(Mutex::new(seen));
+        let saying = said.clone();
         std::thread::spawn(move || {
-            let mut rest = String::new();
-            let _ = log.read_to_string(&mut rest);
-            eprint!("{rest}");
+            let mut line = String::new();
+            while log.read_line(&mut line).is_ok_and(|read| read > 0) {
+                saying.lock().unwrap_or_else(PoisonError::into_inner).push_str(&std::mem::take(&mut line));
+            }
+            eprint!("{}", saying.lock().unwrap_or_else(PoisonError::into_inner));
         });
-        Replica { url, child: Mutex::new(child) }
+        Replica { url, child: Mutex::new(child), log: said }
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `http://127.0.0.1:<port>`
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// `<address>:<port>`
+    pub fn addr(&self) -> SocketAddr {
+        self.url.strip_prefix("http://").and_then(|addr| addr.parse().ok()).expect("an address")
+    }
+
+    /// Sends it a signal: `-TERM`, `-STOP`, `-CONT`.
+    pub fn signal(&self, signal: &str) {
+        let id = self.child.lock().unwrap_or_else(PoisonError::into_inner).id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().expect("the kill program").success());
+    }
+
+    /// Waits for its end, and gives its exit code; `None` if a signal ended it.
+    pub async fn ended(&self) -> Option<i32> {
+        let ended = || async { self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().expect("a child") };
+        eventually("the gateway's end", ended).await.code()
     }
 
     /// Ends it at once.

@@ -1,0 +1,247 @@
+//! What is noted of every request, whatever becomes of it: its id, the trace that it belongs to, the kind of its
+//! answer.
+//!
+//! A request has an id: the client's `X-Request-Id`, or a new one; the answer carries it. With a `traceparent` (W3C
+//! Trace Context) the request belongs to its caller's trace. Both stand in a span around whatever is logged on the way;
+//! the span exists where `debug` is logged (or traces are exported), so that by default it costs nothing. A 500, which is
+//! a defect of the gateway or of what it stands on, is logged in any case.
+//!
+//! Of a request's address only the path is ever looked at: the query may carry a token.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use axum::{
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header},
+    response::Response as Answer,
+};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+use tracing::Span;
+
+use super::Gateway;
+use crate::metrics::METRICS;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A request's id longer than this is not taken over: it is repeated in every line about the request.
+const ID_MAX: usize = 128;
+
+/// The routes, observed.
+#[derive(Clone)]
+pub struct Observed<S> {
+    gateway: Gateway,
+    routes: S,
+}
+
+impl<S> Observed<S> {
+    /// Observes these routes of this gateway.
+    pub fn new(gateway: Gateway, routes: S) -> Self {
+        Observed { gateway, routes }
+    }
+}
+
+impl<S, B> Service<Request<B>> for Observed<S>
+where
+    S: Service<Request<B>, Response = Answer>,
+{
+    type Response = Answer;
+    type Error = S::Error;
+    type Future = Observing<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.routes.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let id = RequestId::of(request.headers());
+        let trace = Trace::of(request.headers());
+        let (method, path) = (request.method().clone(), request.uri().path());
+        let span = tracing::debug_span!(
+            "request",
+            request_id = %id,
+            trace_id = trace.map(tracing::field::display),
+            %method,
+            path,
+        );
+        // Kept for the one line that a failure is worth; a clone of shared bytes.
+        let uri = request.uri().clone();
+        let answer = span.in_scope(|| self.routes.call(request));
+        let about = About { gateway: self.gateway.clone(), id, trace, method, uri, since: Instant::now() };
+        Observing { answer, span, about: Some(about) }
+    }
+}
+
+struct About {
+    gateway: Gateway,
+    id: RequestId,
+    trace: Option<Trace>,
+    method: Method,
+    uri: axum::http::Uri,
+    since: Instant,
+}
+
+pin_project! {
+    /// A request under way.
+    pub struct Observing<F> {
+        #[pin]
+        answer: F,
+        span: Span,
+        about: Option<About>,
+    }
+}
+
+impl<F, B, E> Future for Observing<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _entered = this.span.enter();
+        let mut polled = this.answer.poll(context);
+        if let Poll::Ready(Ok(answer)) = &mut polled
+            && let Some(about) = this.about.take()
+        {
+            about.answered(answer.status());
+            // See `ending.rs`.
+            if about.gateway.ending.has_begun() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer.headers_mut().insert(REQUEST_ID, about.id.0);
+        }
+        polled
+    }
+}
+
+impl About {
+    fn answered(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
+        METRICS.answers[class - 1].add(1);
+        let (status, took_ms) = (status.as_u16(), self.since.elapsed().as_millis() as u64);
+        match status {
+            // Not 503: while Redis is away every request gets one. That it is away is logged once, by the store.
+            500 => tracing::error!(
+                request_id = %self.id,
+                trace_id = self.trace.map(tracing::field::display),
+                method = %self.method,
+                path = self.uri.path(),
+                status,
+                took_ms,
+                "failed to serve a request"
+            ),
+            _ => tracing::debug!(status, took_ms, "answered a request"),
+        }
+    }
+}
+
+/// What a request is called in logs, here and on its way.
+#[derive(Debug, Clone)]
+struct RequestId(HeaderValue);
+
+impl RequestId {
+    fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(REQUEST_ID).filter(|id| id.len() <= ID_MAX && id.as_bytes().iter().all(usable));
+        RequestId(given.cloned().unwrap_or_else(|| {
+            let mut id = [0; 16];
+            let number = fastrand::u64(..);
+            for (at, digit) in id.iter_mut().enumerate() {
+                *digit = b"0123456789abcdef"[(number >> (4 * at) & 15) as usize];
+            }
+            HeaderValue::from_bytes(&id).unwrap_or_else(|_| HeaderValue::from_static("-"))
+        }))
+    }
+}
+
+/// What ids are made of; nothing that could pass for another field or another line of a log.
+fn usable(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte)
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.to_str().unwrap_or("-"))
+    }
+}
+
+/// The caller's place in a trace: `traceparent` of [W3C Trace Context](https://www.w3.org/TR/trace-context/).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trace {
+    /// Shared by all that belongs to one cause.
+    pub trace: u128,
+    /// The caller's own step in it.
+    pub parent: u64,
+    /// The caller records this trace.
+    pub sampled: bool,
+}
+
+impl Trace {
+    /// `None`: there is none, or none that can be understood; then the request begins its own.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = headers.get("traceparent")?.to_str().ok()?;
+        let mut parts = text.split('-');
+        let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let hex = |text: &str, length| {
+            text.len() == length && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        // Later versions may have more parts; they begin like this one.
+        let known = hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
+        if !(known && hex(trace, 32) && hex(parent, 16) && hex(flags, 2)) {
+            return None;
+        }
+        let trace = u128::from_str_radix(trace, 16).ok().filter(|trace| *trace != 0)?;
+        let parent = u64::from_str_radix(parent, 16).ok().filter(|parent| *parent != 0)?;
+        Some(Trace { trace, parent, sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1 })
+    }
+}
+
+/// The trace alone, as logs name it.
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.trace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[test]
+    fn a_trace_is_taken_over_only_if_it_is_one() {
+        let trace = |text| Trace::of(&headers("traceparent", text));
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(trace(good).unwrap().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(trace(good).unwrap().sampled);
+        assert!(trace("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-what-comes").is_some());
+        for bad in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(trace(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_taken_over_only_if_it_can_do_no_harm() {
+        let id = |text: &str| RequestId::of(&headers("x-request-id", text)).to_string();
+        assert_eq!(id("6f1c-42_a.b:c"), "6f1c-42_a.b:c");
+        for bad in ["", "a b", "a\"b", &"x".repeat(ID_MAX + 1)] {
+            assert_ne!(id(bad), bad);
+        }
+        assert_ne!(RequestId::of(&HeaderMap::new()).to_string(), RequestId::of(&HeaderMap::new()).to_string());
+    }
+}

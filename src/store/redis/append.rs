@@ -1,0 +1,178 @@
+//! The commits that there are most of: they append events to a session that exists, and that is all.
+//!
+//! `append.lua` does those of many sessions in one call: what comes while a call is under way goes into the next one, so
+//! an idle replica waits for nothing, and under load Redis and the replica share the cost of a call among many commits
+//! (measured on Redis 7.0: 11 µs of Redis's time an event in calls of 20 against 17 in calls of one, pipelined, and 33 in
+//! `commit.lua`, which does everything). What the script is not made for, it leaves undone, and `commit.lua` decides.
+
+use bytes::Bytes;
+use redis::{Value, aio::ConnectionManager};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::{Keys, RedisConfig, array, script::Script, script_error, store_error, text, unreadable};
+use crate::{
+    id::{EntryId, Lane, Ms, Name},
+    store::{Commit, Outcome, Parted, StoreError, Version, Window},
+};
+
+/// Commits in one call. Bounds how long Redis is busy with it: about a millisecond.
+const BATCH: usize = 64;
+/// Bytes of payload in one call, beyond which no further commit joins it.
+const BATCH_BYTES: usize = 512 * 1024;
+/// Commits that may wait for their call. Those of a session come one at a time; more than this wait in their writers.
+const QUEUE: usize = 4096;
+
+/// A plain commit, as the script takes it.
+struct Append {
+    meta: String,
+    events: String,
+    version: Version,
+    window: Window,
+    touch: Option<Name>,
+    payloads: Vec<Bytes>,
+    done: oneshot::Sender<Result<Option<EntryId>, StoreError>>,
+}
+
+/// A task that appends over one connection.
+pub struct Appender {
+    queue: mpsc::Sender<Append>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Appender {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Appender {
+    pub fn start(connection: ConnectionManager, config: &RedisConfig) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let script = Script::new(include_str!("append.lua").to_owned());
+        let calls = Calls { connection, script, config: config.clone() };
+        Appender { queue, task: tokio::spawn(calls.run(waiting)) }
+    }
+
+    /// Does a commit if it is plain and the session is as it was decided on. `None`: nothing was done.
+    pub async fn commit(&self, keys: &Keys, session: &Name, commit: &Commit) -> Result<Option<Outcome>, StoreError> {
+        let Some(version) = plain(commit) else { return Ok(None) };
+        let (done, answer) = oneshot::channel();
+        let append = Append {
+            meta: keys.meta(session),
+            events: keys.lane(session, Lane::Events),
+            version: version.clone(),
+            window: commit.window,
+            touch: commit.touch.first().cloned(),
+            payloads: commit.parts.iter().flat_map(|part| &part.events).cloned().collect(),
+            done,
+        };
+        let ended = || StoreError::Fault("the task that appends has ended".into());
+        self.queue.send(append).await.map_err(|_| ended())?;
+        let first = answer.await.map_err(|_| ended())??;
+        Ok(first.map(|first| appended(first, commit)))
+    }
+}
+
+/// The version on which a commit is decided that appends events, may renew the lease of one run, and does nothing else.
+fn plain(commit: &Commit) -> Option<&Version> {
+    let Commit { expect, touch, untouched, changes, issued, closes, parts, version: _, window: _ } = commit;
+    let plain = touch.len() <= 1
+        && untouched.is_empty()
+        && changes.is_empty()
+        && issued.is_empty()
+        && !closes
+        && !parts.is_empty()
+        && parts.iter().all(|part| part.producer.is_none() && part.commands.is_empty() && !part.events.is_empty());
+    expect.as_ref().filter(|_| plain)
+}
+
+/// What became of a plain commit whose first event got this id.
+fn appended(first: EntryId, commit: &Commit) -> Outcome {
+    let mut next = first.n;
+    let parts = commit.parts.iter().map(|part| {
+        let events_from = next;
+        next += part.events.len() as u64;
+        Parted::Appended { events_from, commands_from: 0, skipped: 0 }
+    });
+    Outcome::Committed { now: first.ms, parts: parts.collect() }
+}
+
+struct Calls {
+    connection: ConnectionManager,
+    script: Script,
+    config: RedisConfig,
+}
+
+impl Calls {
+    /// One call after the other, for as long as somebody may append.
+    async fn run(mut self, mut waiting: mpsc::Receiver<Append>) {
+        let mut batch: Vec<Append> = Vec::with_capacity(BATCH);
+        while let Some(first) = waiting.recv().await {
+            let mut bytes = first.bytes();
+            batch.push(first);
+            while batch.len() < BATCH && bytes < BATCH_BYTES {
+                let Ok(next) = waiting.try_recv() else { break };
+                bytes += next.bytes();
+                batch.push(next);
+            }
+            let answers = self.call(&batch).await;
+            for (at, append) in batch.drain(..).enumerate() {
+                let answer = match &answers {
+                    Ok(answers) => answers[at].clone(),
+                    Err(error) => Err(error.clone()),
+                };
+                // Whoever asked may have gone.
+                let _ = append.done.send(answer);
+            }
+        }
+    }
+
+    async fn call(&mut self, batch: &[Append]) -> Result<Vec<Result<Option<EntryId>, StoreError>>, StoreError> {
+        let (config, connection) = (&self.config, &mut self.connection);
+        let reply = self.script.run(connection, |cmd| {
+            cmd.arg(2 * batch.len());
+            for append in batch {
+                cmd.arg(&append.meta).arg(&append.events);
+            }
+            let retention = &config.retention;
+            cmd.arg(u8::from(!retention.ttl.is_zero())).arg(retention.cap).arg(config.push_max);
+            for append in batch {
+                cmd.arg(&*append.version).arg(append.conditions()).arg(append.payloads.len());
+                for payload in &append.payloads {
+                    cmd.arg(&payload[..]);
+                }
+            }
+        });
+        let reply = reply.await.map_err(store_error)?;
+        let answers: Vec<_> = array(reply)?.into_iter().map(answer).collect();
+        if answers.len() != batch.len() { Err(unreadable("an append's answer", &answers)) } else { Ok(answers) }
+    }
+}
+
+impl Append {
+    fn bytes(&self) -> usize {
+        self.payloads.iter().map(Bytes::len).sum()
+    }
+
+    /// Empty in the common case: each argument costs.
+    fn conditions(&self) -> String {
+        if self.window == Window::default() && self.touch.is_none() {
+            return String::new();
+        }
+        let before = if self.window.before == Ms::MAX { 0 } else { self.window.before };
+        let run = self.touch.as_ref().map_or("", |run| run.as_str());
+        format!("{} {before} {run}", self.window.not_before)
+    }
+}
+
+fn answer(value: Value) -> Result<Option<EntryId>, StoreError> {
+    let answer = text(value)?;
+    match answer.strip_prefix('!') {
+        Some(error) => Err(script_error(error)),
+        None if answer.is_empty() => Ok(None),
+        None => answer.parse().map(Some).map_err(|_| unreadable("an append's answer", &answer)),
+    }
+}
