@@ -8,12 +8,16 @@
 //! The wire is driven by hand (`wire.rs`): on the two cores that the load shares with the gateway, a full HTTP client
 //! would take most of the time that is to be measured.
 
+mod dialect;
 mod live;
 mod meter;
+mod process;
 mod resume;
 mod wire;
 
+pub use dialect::Dialect;
 pub use meter::{Latency, Report};
+pub use process::Cpu;
 pub use wire::Target;
 
 use std::{io, time::Duration};
@@ -56,8 +60,8 @@ pub struct Plan {
     pub events: usize,
     /// Bytes of text in an event.
     pub text: usize,
-    /// The gateway's process, to read its memory from.
-    pub pid: Option<u32>,
+    /// The gateway's processes, to read their memory and CPU time from.
+    pub pids: Vec<u32>,
     /// Say on stderr how it goes.
     pub progress: bool,
 }
@@ -81,6 +85,9 @@ pub enum BenchError {
     /// The answer is no HTTP.
     #[error("the answer can't be read: {0}")]
     Unreadable(String),
+    /// The server has no such thing.
+    #[error("only Moorline can be loaded with {0}")]
+    Unsupported(&'static str),
     /// Something that should have come did not.
     #[error("{0}")]
     Missing(String),
@@ -88,7 +95,8 @@ pub enum BenchError {
 
 /// Runs a plan against a gateway.
 pub async fn run(target: &Target, plan: &Plan) -> Result<Report, BenchError> {
-    let names = Names::new(plan.sessions);
+    let names = Names::new(target.dialect, plan.sessions);
+    names.create(target).await?;
     let result = match plan.shape {
         Shape::Tokens | Shape::Broadcast => live::run(target, plan, &names).await,
         Shape::Ingest => live::ingest(target, plan, &names).await,
@@ -101,23 +109,42 @@ pub async fn run(target: &Target, plan: &Plan) -> Result<Report, BenchError> {
 }
 
 /// The sessions of a run: new ones, deleted at its end.
-struct Names(Vec<String>);
+struct Names {
+    dialect: Dialect,
+    names: Vec<String>,
+}
 
 impl Names {
-    fn new(count: usize) -> Self {
+    fn new(dialect: Dialect, count: usize) -> Self {
         let run = fastrand::u64(..);
-        Names((0..count).map(|n| format!("/v1/sessions/bench-{run:016x}-{n}")).collect())
+        Names { dialect, names: (0..count).map(|n| format!("bench-{run:016x}-{n}")).collect() }
     }
 
-    fn events(&self, session: usize) -> String {
-        format!("{}/events", self.0[session])
+    fn publish(&self, session: usize) -> String {
+        self.dialect.publish(&self.names[session])
+    }
+
+    fn follow(&self, session: usize) -> String {
+        self.dialect.follow(&self.names[session])
+    }
+
+    /// Where that has to be done first.
+    async fn create(&self, target: &Target) -> Result<(), BenchError> {
+        if self.dialect.creates() {
+            let mut connection = wire::Connection::open(target).await?;
+            for name in &self.names {
+                let path = self.dialect.session(name);
+                connection.request("PUT", &path, "application/json", &[]).await?.ok("PUT a stream")?;
+            }
+        }
+        Ok(())
     }
 
     /// As well as it goes: what is left expires.
     async fn delete(&self, target: &Target) {
         let Ok(mut connection) = wire::Connection::open(target).await else { return };
-        for path in &self.0 {
-            if connection.request("DELETE", path, "", &[]).await.is_err() {
+        for name in &self.names {
+            if connection.request("DELETE", &self.dialect.session(name), "", &[]).await.is_err() {
                 return;
             }
         }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -12,10 +12,10 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::{
-    BenchError, Names, Plan, Report, Shape, Target,
+    BenchError, Cpu, Dialect, Names, Plan, Report, Shape, Target,
     meter::{Faults, Meter, Progress},
     read_event,
-    wire::{Connection, Frame},
+    wire::{Connection, Frame, Frames},
     write_event,
 };
 
@@ -31,9 +31,10 @@ struct Load {
     /// … to here.
     to_us: u64,
     text: usize,
-    stop: AtomicBool,
     /// Events published in each session.
     published: Vec<AtomicU64>,
+    /// The number of the event that each client reads next.
+    read: Vec<AtomicU64>,
     appended: AtomicU64,
     delivered: AtomicU64,
     delivery: Meter,
@@ -48,8 +49,8 @@ impl Load {
             from_us: plan.warmup.as_micros() as u64,
             to_us: (plan.warmup + plan.duration).as_micros() as u64,
             text: plan.text,
-            stop: AtomicBool::new(false),
             published: (0..plan.sessions).map(|_| AtomicU64::new(0)).collect(),
+            read: (0..plan.sessions * plan.clients).map(|_| AtomicU64::new(0)).collect(),
             appended: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             delivery: Meter::new(),
@@ -73,51 +74,23 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
     let mut readers = Vec::with_capacity(total);
     for n in 0..total {
         let session = n % plan.sessions;
-        let mut frames = Connection::open(target).await?.follow(&names.events(session), None).await?;
-        let mut live = false;
+        let mut frames = Connection::open(target).await?.follow(&names.follow(session), None).await?;
+        let mut live = !target.dialect.says_live();
         while !live {
-            let open = frames.read(|frame| live |= frame == Frame::Named(b"caught-up")).await?;
+            let open = frames.read(|frame| live |= frame == Frame::Live).await?;
             if !open && !live {
                 return Err(BenchError::Missing("a stream ended before it had caught up".into()));
             }
         }
-        readers.push((session, frames));
+        readers.push(frames);
         if plan.progress && n % 500 == 499 {
             eprint!("\r{} clients ", n + 1);
         }
     }
     let load = Arc::new(Load::new(plan));
-    let readers: Vec<_> = readers
-        .into_iter()
-        .enumerate()
-        .map(|(n, (session, mut frames))| {
-            let load = load.clone();
-            tokio::spawn(async move {
-                let mut next = 0;
-                let mut last_wait = None;
-                loop {
-                    let mut on_frame = |frame: Frame<'_>| {
-                        if let Frame::Entry(_, payload) = frame {
-                            check(&load, n, payload, &mut next);
-                        }
-                    };
-                    let read = tokio::time::timeout(Duration::from_millis(200), frames.read(&mut on_frame)).await;
-                    if load.stop.load(Ordering::Relaxed) {
-                        let all = load.published[session].load(Ordering::Relaxed);
-                        let waited: &mut Instant = last_wait.get_or_insert_with(Instant::now);
-                        if next >= all || waited.elapsed() > LAST_WAIT {
-                            load.faults.lost.fetch_add(all.saturating_sub(next), Ordering::Relaxed);
-                            return;
-                        }
-                    }
-                    if !matches!(read, Err(_) | Ok(Ok(true))) {
-                        load.faults.failed.fetch_add(1, Ordering::Relaxed);
-                        return;
-                    }
-                }
-            })
-        })
-        .collect();
+    let readers: Vec<_> =
+        readers.into_iter().enumerate().map(|(n, frames)| tokio::spawn(follow(load.clone(), n, frames))).collect();
+    let cpu = tokio::spawn(measure_cpu(plan.clone()));
     let progress = {
         let load = load.clone();
         Progress::start(plan.progress, move || load.delivered.load(Ordering::Relaxed), "deliveries")
@@ -127,7 +100,7 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
     let mut dues = Vec::new();
     let tasks: Vec<_> = (0..publishers)
         .map(|p| {
-            let paths = (0..plan.sessions).filter(|s| s % publishers == p).map(|s| (s, names.events(s))).collect();
+            let paths = (0..plan.sessions).filter(|s| s % publishers == p).map(|s| (s, names.publish(s))).collect();
             let due = plan.rate.map(|_| {
                 // As long as the gateway is behind: that is what an open loop measures.
                 let (due, turn) = mpsc::unbounded_channel();
@@ -145,14 +118,24 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
     for publisher in tasks {
         failure = publisher.await.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string()))).err().or(failure);
     }
-    load.stop.store(true, Ordering::Relaxed);
+    let missing = || {
+        let read = load.read.iter().enumerate().map(|(n, read)| (n % plan.sessions, read.load(Ordering::Relaxed)));
+        read.map(|(session, read)| load.published[session].load(Ordering::Relaxed).saturating_sub(read)).sum::<u64>()
+    };
+    let waiting = Instant::now();
+    while missing() > 0 && waiting.elapsed() < LAST_WAIT {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    load.faults.lost.fetch_add(missing(), Ordering::Relaxed);
     for reader in readers {
-        // A reader that panicked counts as failed.
-        if reader.await.is_err() {
+        reader.abort();
+        // It reads until it is told to end; else its stream ended or could not be read, or it panicked.
+        if !reader.await.is_err_and(|ended| ended.is_cancelled()) {
             load.faults.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
     drop(progress);
+    let cpu = cpu.await.ok();
     if let Some(failure) = failure {
         return Err(failure);
     }
@@ -167,15 +150,38 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
         load.appended.load(Ordering::Relaxed),
         load.delivered.load(Ordering::Relaxed),
     );
-    Ok(Report { delivery: Some(load.delivery.latency()), append: Some(load.append.latency()), ..report })
+    Ok(Report { delivery: Some(load.delivery.latency()), append: Some(load.append.latency()), cpu, ..report })
+}
+
+/// Reads a stream until it ends.
+async fn follow(load: Arc<Load>, client: usize, mut frames: Frames) {
+    let mut next = 0;
+    let mut open = true;
+    while open {
+        let read = frames.read(|frame| {
+            if let Frame::Event(event) = frame {
+                check(&load, client, event, &mut next);
+            }
+        });
+        open = read.await.unwrap_or(false);
+        load.read[client].store(next, Ordering::Relaxed);
+    }
+}
+
+/// The CPU time that goes by while a plan is measured.
+async fn measure_cpu(plan: Plan) -> Cpu {
+    tokio::time::sleep(plan.warmup).await;
+    let before = Cpu::now(&plan.pids);
+    tokio::time::sleep(plan.duration).await;
+    Cpu::now(&plan.pids).since(before)
 }
 
 /// One event at one client.
-fn check(load: &Load, shard: usize, payload: &[u8], next: &mut u64) {
+fn check(load: &Load, shard: usize, event: &[u8], next: &mut u64) {
     let count = |counter: &AtomicU64, by| {
         counter.fetch_add(by, Ordering::Relaxed);
     };
-    let Some((n, due)) = read_event(payload, load.text) else {
+    let Some((n, due)) = read_event(event, load.text) else {
         return count(&load.faults.corrupt, 1);
     };
     if n + 1 == *next {
@@ -249,6 +255,10 @@ struct Appended {
 
 /// Agents that stream as fast as they can.
 pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
+    if target.dialect != Dialect::Moorline {
+        return Err(BenchError::Unsupported("bodies of NDJSON"));
+    }
+    let before = Cpu::now(&plan.pids);
     let load = Arc::new(Load::new(plan));
     let progress = {
         let load = load.clone();
@@ -256,7 +266,7 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
     };
     let agents: Vec<_> = (0..plan.sessions)
         .map(|session| {
-            let (target, load, path) = (target.clone(), load.clone(), names.events(session));
+            let (target, load, path) = (target.clone(), load.clone(), names.publish(session));
             tokio::spawn(async move {
                 let mut connection = Connection::open(&target).await?;
                 connection.begin("POST", &path, "application/x-ndjson").await?;
@@ -286,5 +296,6 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
     let time = load.start.elapsed();
     drop(progress);
     let title = format!("ingest: {} agents stream NDJSON, events of {} bytes of text", plan.sessions, plan.text);
-    Ok(Report::new(title, &load.faults).over(time, appended, 0))
+    let cpu = Some(Cpu::now(&plan.pids).since(before));
+    Ok(Report { cpu, ..Report::new(title, &load.faults).over(time, appended, 0) })
 }

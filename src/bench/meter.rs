@@ -12,6 +12,8 @@ use std::{
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::Cpu;
+
 /// Latencies of one kind, in microseconds, from many tasks.
 pub struct Meter {
     shards: Vec<Mutex<Histogram<u64>>>,
@@ -96,6 +98,8 @@ pub struct Report {
     pub caught_up: Option<Latency>,
     /// Bytes of the gateway's memory for each client.
     pub bytes_per_client: Option<f64>,
+    /// CPU time of the load and of the gateway while it was measured.
+    pub cpu: Option<Cpu>,
     /// Events that never came.
     pub lost: u64,
     /// Events that came twice.
@@ -174,6 +178,14 @@ impl fmt::Display for Report {
         }
         if let Some(bytes) = self.bytes_per_client {
             writeln!(f, "  memory      {:>12} bytes a client", grouped(bytes))?;
+        }
+        if let Some(Cpu { load, loaded }) = self.cpu {
+            let each = |cpu: f64| cpu * 1e6 / self.events.max(self.deliveries).max(1) as f64;
+            write!(f, "  CPU         {load:>12.2} s of the load ({:.1} µs an event)", each(load))?;
+            if loaded > 0.0 {
+                write!(f, ", {loaded:.2} s of the gateway ({:.1} µs)", each(loaded))?;
+            }
+            writeln!(f)?;
         }
         let Report { lost, duplicated, reordered, corrupt, failed, .. } = self;
         write!(

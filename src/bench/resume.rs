@@ -1,106 +1,171 @@
 //! Shapes about history: replay, idle clients, a storm of clients that resume.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use super::{
-    BenchError, Names, Plan, Report, Target,
+    BenchError, Cpu, Dialect, Names, Plan, Report, Target,
+    dialect::read_array,
     meter::{Faults, Meter},
+    process::resident,
     read_event,
     wire::{Connection, Frame, Frames},
     write_event,
 };
 
 /// Lines in one piece of the body that writes a history.
-const PIECE: usize = 200;
+const PIECE: u64 = 200;
 
-/// Writes a history and gives the id of its middle entry.
-async fn write_history(target: &Target, path: &str, events: usize, text: usize) -> Result<String, BenchError> {
+/// How long a history may pause while it is read.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// Writes a history and gives the id of its middle entry, where the server tells ids.
+async fn write_history(target: &Target, path: &str, plan: &Plan) -> Result<Option<String>, BenchError> {
     let mut connection = Connection::open(target).await?;
-    let mut numbers = 0..events as u64;
-    let mut middle = None;
-    while !numbers.is_empty() {
-        connection.begin("POST", path, "application/x-ndjson").await?;
-        let mut half = numbers.end / 2;
-        if numbers.start >= half {
-            half = numbers.end;
-        }
-        while numbers.start < half {
-            let mut piece = Vec::new();
-            let count = PIECE.min((half - numbers.start) as usize);
-            for n in numbers.by_ref().take(count) {
-                write_event(&mut piece, n, 0, text);
-                piece.push(b'\n');
+    let events = plan.events as u64;
+    let piece = |range: std::ops::Range<u64>, between: u8, out: &mut Vec<u8>| {
+        for n in range.clone() {
+            if n > range.start {
+                out.push(between);
             }
-            connection.send(&piece).await?;
+            write_event(out, n, 0, plan.text);
         }
-        let answer = connection.finish().await?.ok("POST a history")?;
-        let answer: serde_json::Value =
-            serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
-        middle = middle.or_else(|| answer["last"].as_str().map(str::to_owned));
+    };
+    let pieces = |range: std::ops::Range<u64>, size| {
+        let end = range.end;
+        range.step_by(size as usize).map(move |start| start..end.min(start + size))
+    };
+    let mut body = Vec::new();
+    match target.dialect {
+        Dialect::Moorline => {
+            let mut middle = None;
+            for half in [0..events / 2, events / 2..events] {
+                connection.begin("POST", path, "application/x-ndjson").await?;
+                for range in pieces(half, PIECE) {
+                    body.clear();
+                    piece(range, b'\n', &mut body);
+                    body.push(b'\n');
+                    connection.send(&body).await?;
+                }
+                let answer = connection.finish().await?.ok("POST a history")?;
+                let answer: serde_json::Value =
+                    serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
+                middle = middle.or_else(|| answer["last"].as_str().map(str::to_owned));
+            }
+            return Ok(middle);
+        }
+        Dialect::DurableStreams => {
+            for range in pieces(0..events, PIECE) {
+                body.clear();
+                body.push(b'[');
+                piece(range, b',', &mut body);
+                body.push(b']');
+                connection.request("POST", path, "application/json", &body).await?.ok("POST a history")?;
+            }
+        }
+        Dialect::Nchan => {
+            for n in 0..events {
+                body.clear();
+                write_event(&mut body, n, 0, plan.text);
+                connection.request("POST", path, "application/json", &body).await?.ok("POST a history")?;
+            }
+        }
     }
-    middle.ok_or_else(|| BenchError::Missing("the history has no middle".into()))
+    Ok(None)
 }
 
-/// Reads until caught up, checking every event; gives how many there were.
-async fn catch_up(frames: &mut Frames, first: u64, text: usize, faults: &Faults) -> Result<u64, BenchError> {
-    use std::sync::atomic::Ordering;
-    let (mut next, mut live) = (first, false);
-    while !live {
-        let open = frames
-            .read(|frame| match frame {
-                Frame::Entry(_, payload) => match read_event(payload, text) {
-                    Some((n, _)) if n == next => next += 1,
-                    Some((n, _)) if n > next => {
-                        faults.lost.fetch_add(n - next, Ordering::Relaxed);
-                        next = n + 1;
-                    }
-                    Some(_) => drop(faults.duplicated.fetch_add(1, Ordering::Relaxed)),
-                    None => drop(faults.corrupt.fetch_add(1, Ordering::Relaxed)),
-                },
-                Frame::Named(name) => live |= name == b"caught-up",
-            })
-            .await?;
+/// What one client has read of a session, event by event.
+struct Reading<'a> {
+    next: u64,
+    text: usize,
+    faults: &'a Faults,
+}
+
+impl Reading<'_> {
+    fn take(&mut self, event: &[u8]) {
+        match read_event(event, self.text) {
+            Some((n, _)) if n == self.next => self.next += 1,
+            Some((n, _)) if n > self.next => {
+                self.faults.lost.fetch_add(n - self.next, Ordering::Relaxed);
+                self.next = n + 1;
+            }
+            Some(_) => drop(self.faults.duplicated.fetch_add(1, Ordering::Relaxed)),
+            None => drop(self.faults.corrupt.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+}
+
+/// Reads until the server says that history ends, or until all is there where it does not say so.
+async fn catch_up(frames: &mut Frames, reading: &mut Reading<'_>, all: u64) -> Result<(), BenchError> {
+    let says_live = frames.dialect().says_live();
+    let mut live = false;
+    while !live && (says_live || reading.next < all) {
+        let read = frames.read(|frame| match frame {
+            Frame::Event(event) => reading.take(event),
+            Frame::Live => live = true,
+        });
+        let open = tokio::time::timeout(SILENCE, read).await;
+        let open = open.map_err(|_| BenchError::Missing("a stream stopped before it had caught up".into()))??;
         if !open && !live {
             return Err(BenchError::Missing("a stream ended before it had caught up".into()));
         }
     }
-    Ok(next - first)
+    Ok(())
 }
 
 /// One client reads everything, again and again for as long as the plan says.
 pub async fn replay(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
-    let path = names.events(0);
-    write_history(target, &path, plan.events, plan.text).await?;
+    write_history(target, &names.publish(0), plan).await?;
     let (faults, meter) = (Faults::default(), Meter::new());
-    let (mut read, started) = (0, Instant::now());
+    let (mut read, all) = (0, plan.events as u64);
+    let (started, before) = (Instant::now(), Cpu::now(&plan.pids));
     while started.elapsed() < plan.duration {
         let begun = Instant::now();
-        let mut frames = Connection::open(target).await?.follow(&path, None).await?;
-        let count = catch_up(&mut frames, 0, plan.text, &faults).await?;
-        if count < plan.events as u64 {
-            faults.lost.fetch_add(plan.events as u64 - count, std::sync::atomic::Ordering::Relaxed);
+        let mut reading = Reading { next: 0, text: plan.text, faults: &faults };
+        let mut connection = Connection::open(target).await?;
+        match target.dialect {
+            // What the protocol's own clients do: pages until one says that there is no more, and only then a stream.
+            Dialect::DurableStreams => {
+                let mut offset = Some("-1".to_owned());
+                while let Some(from) = offset {
+                    let path = format!("{}?offset={from}", names.publish(0));
+                    let answer = connection.request("GET", &path, "application/json", &[]).await?.ok("GET a page")?;
+                    read_array(&answer.body, &mut |event| reading.take(event));
+                    offset = answer.next;
+                }
+            }
+            Dialect::Moorline | Dialect::Nchan => {
+                let mut frames = connection.follow(&names.follow(0), None).await?;
+                catch_up(&mut frames, &mut reading, all).await?;
+            }
         }
-        read += count;
+        faults.lost.fetch_add(all.saturating_sub(reading.next), Ordering::Relaxed);
+        read += reading.next;
         meter.record(0, begun.elapsed().as_micros() as u64);
     }
     let title = format!("replay: {} events of {} bytes of text to one client", plan.events, plan.text);
     let report = Report::new(title, &faults).over(started.elapsed(), 0, read);
-    Ok(Report { caught_up: Some(meter.latency()), ..report })
+    let cpu = Some(Cpu::now(&plan.pids).since(before));
+    Ok(Report { caught_up: Some(meter.latency()), cpu, ..report })
 }
 
 /// Many clients that wait, and what each costs in memory.
 pub async fn idle(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
     let total = plan.sessions * plan.clients;
-    let before = plan.pid.and_then(resident);
+    // The first ones pay for what a server sets up once.
+    let first = total / 10;
+    let mut before = None;
     let (faults, meter) = (Faults::default(), Meter::new());
     let mut open = Vec::with_capacity(total);
     for n in 0..total {
+        if n == first && !plan.pids.is_empty() {
+            before = resident(&plan.pids);
+        }
         let begun = Instant::now();
-        let mut frames = Connection::open(target).await?.follow(&names.events(n % plan.sessions), None).await?;
-        catch_up(&mut frames, 0, plan.text, &faults).await?;
+        let mut frames = Connection::open(target).await?.follow(&names.follow(n % plan.sessions), None).await?;
+        catch_up(&mut frames, &mut Reading { next: 0, text: plan.text, faults: &faults }, 0).await?;
         meter.record(0, begun.elapsed().as_micros() as u64);
         open.push(frames);
         if plan.progress && n % 500 == 499 {
@@ -108,35 +173,35 @@ pub async fn idle(target: &Target, plan: &Plan, names: &Names) -> Result<Report,
         }
     }
     tokio::time::sleep(plan.duration).await;
-    let after = plan.pid.and_then(resident);
-    let bytes = before.zip(after).map(|(before, after)| (after as f64 - before as f64) / total as f64);
+    let after = resident(&plan.pids);
+    let bytes = before.zip(after).map(|(before, after)| (after as f64 - before as f64) / (total - first) as f64);
     let title = format!("idle: {} sessions × {} clients", plan.sessions, plan.clients);
     Ok(Report { caught_up: Some(meter.latency()), bytes_per_client: bytes, ..Report::new(title, &faults) })
 }
 
-/// Resident bytes of a process.
-fn resident(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
 /// All clients come at once with the cursor of the middle, as after the death of a replica.
 pub async fn storm(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
+    if target.dialect != Dialect::Moorline {
+        return Err(BenchError::Unsupported("a resume storm"));
+    }
     let mut middles = Vec::new();
     for session in 0..plan.sessions {
-        middles.push(write_history(target, &names.events(session), plan.events, plan.text).await?);
+        let middle = write_history(target, &names.publish(session), plan).await?;
+        middles.push(middle.ok_or_else(|| BenchError::Missing("the history has no middle".into()))?);
     }
     let (faults, meter) = (Arc::new(Faults::default()), Arc::new(Meter::new()));
     let begun = Instant::now();
     let clients: Vec<_> = (0..plan.sessions * plan.clients)
         .map(|n| {
             let session = n % plan.sessions;
-            let (target, path, middle) = (target.clone(), names.events(session), middles[session].clone());
+            let (target, path, middle) = (target.clone(), names.follow(session), middles[session].clone());
             let (faults, meter, text, events) = (faults.clone(), meter.clone(), plan.text, plan.events as u64);
             tokio::spawn(async move {
                 let mut frames = Connection::open(&target).await?.follow(&path, Some(&middle)).await?;
-                let count = catch_up(&mut frames, events / 2, text, &faults).await?;
+                let mut reading = Reading { next: events / 2, text, faults: &faults };
+                catch_up(&mut frames, &mut reading, events).await?;
+                faults.lost.fetch_add(events.saturating_sub(reading.next), Ordering::Relaxed);
+                let count = reading.next - events / 2;
                 meter.record(n, begun.elapsed().as_micros() as u64);
                 // Stays until all are served.
                 Ok::<_, BenchError>((count, frames))

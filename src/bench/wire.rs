@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::BenchError;
+use super::{BenchError, Dialect};
 
 /// A gateway to load.
 #[derive(Debug, Clone)]
@@ -15,16 +15,18 @@ pub struct Target {
     addr: SocketAddr,
     host: String,
     token: Option<String>,
+    /// What it speaks.
+    pub dialect: Dialect,
 }
 
 impl Target {
     /// From `http://host:port`.
-    pub async fn resolve(url: &str, token: Option<String>) -> Result<Self, BenchError> {
+    pub async fn resolve(url: &str, token: Option<String>, dialect: Dialect) -> Result<Self, BenchError> {
         let unreadable = || BenchError::Unreadable(format!("{url:?} is no http://host:port"));
         let host = url.strip_prefix("http://").ok_or_else(unreadable)?.trim_end_matches('/');
         let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
         let addr = tokio::net::lookup_host(with_port).await?.next().ok_or_else(unreadable)?;
-        Ok(Target { addr, host: host.to_owned(), token })
+        Ok(Target { addr, host: host.to_owned(), token, dialect })
     }
 
     /// Whether it is on this machine.
@@ -50,6 +52,8 @@ pub struct Connection {
 pub struct Answer {
     pub status: u16,
     pub body: Vec<u8>,
+    /// Where the next page of a Durable Stream begins, if there is one.
+    pub next: Option<String>,
 }
 
 impl Answer {
@@ -67,6 +71,7 @@ struct Head {
     status: u16,
     length: Option<usize>,
     chunked: bool,
+    next: Option<String>,
 }
 
 impl Connection {
@@ -119,31 +124,40 @@ impl Connection {
         let more = format!("accept: text/event-stream\r\n{last}\r\n");
         self.socket.write_all(self.target.head("GET", path, &more).as_bytes()).await?;
         let head = self.read_head().await?;
-        if head.status != 200 || !head.chunked {
+        if head.status != 200 || head.length.is_some() {
             return Err(BenchError::Status { what: format!("GET {path}"), status: head.status, body: String::new() });
         }
         let mut frames = Frames {
+            dialect: self.target.dialect,
             socket: self.socket,
             raw: self.buffer,
-            chunk_left: 0,
+            chunks: head.chunked.then(Chunks::default),
             text: Vec::new(),
-            fresh: false,
-            ended: false,
+            fresh: true,
         };
         // What came together with the head.
-        frames.unchunk()?;
-        frames.fresh = true;
+        frames.join()?;
         Ok(frames)
     }
 
     async fn answer(&mut self) -> Result<Answer, BenchError> {
         let head = self.read_head().await?;
-        let length = head.length.unwrap_or(0);
-        while self.buffer.len() < length {
-            self.fill().await?;
-        }
-        let body = self.buffer.drain(..length).collect();
-        Ok(Answer { status: head.status, body })
+        let body = if head.chunked {
+            let (mut chunks, mut body) = (Chunks::default(), Vec::new());
+            chunks.join(&mut self.buffer, &mut body)?;
+            while !chunks.ended {
+                self.fill().await?;
+                chunks.join(&mut self.buffer, &mut body)?;
+            }
+            body
+        } else {
+            let length = head.length.unwrap_or(0);
+            while self.buffer.len() < length {
+                self.fill().await?;
+            }
+            self.buffer.drain(..length).collect()
+        };
+        Ok(Answer { status: head.status, body, next: head.next })
     }
 
     async fn fill(&mut self) -> Result<(), BenchError> {
@@ -166,10 +180,12 @@ impl Connection {
                 let header = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name))?;
                 std::str::from_utf8(header.value).ok()
             };
+            let up_to_date = value("stream-up-to-date").is_some();
             let head = Head {
                 status: response.code.unwrap_or(0),
                 length: value("content-length").and_then(|v| v.parse().ok()),
                 chunked: value("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")),
+                next: value("stream-next-offset").filter(|_| !up_to_date).map(str::to_owned),
             };
             self.buffer.drain(..size);
             return Ok(head);
@@ -180,90 +196,103 @@ impl Connection {
 /// What comes on a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// An entry of the log: its id and its payload.
-    Entry(&'a [u8], &'a [u8]),
-    /// A frame of the gateway's own: its name.
-    Named(&'a [u8]),
+    /// An event of the session.
+    Event(&'a [u8]),
+    /// History is done, what follows is live.
+    Live,
 }
 
 /// A stream of server-sent events.
 pub struct Frames {
+    dialect: Dialect,
     socket: TcpStream,
     /// As it came, with chunk sizes between.
     raw: Vec<u8>,
-    /// What is still to come of the chunk under way.
-    chunk_left: usize,
+    /// Without, the body is as it comes, until the connection ends.
+    chunks: Option<Chunks>,
     /// Without the chunk sizes.
     text: Vec<u8>,
     /// `text` has something that nobody has looked at.
     fresh: bool,
-    /// The last chunk has come.
-    ended: bool,
 }
 
 impl Frames {
     /// Waits for bytes and gives all complete frames among them to `each`. `false`: the stream has ended.
     pub async fn read(&mut self, mut each: impl FnMut(Frame<'_>)) -> Result<bool, BenchError> {
         if !std::mem::take(&mut self.fresh) {
-            if self.ended || self.socket.read_buf(&mut self.raw).await? == 0 {
+            let ended = self.chunks.as_ref().is_some_and(|chunks| chunks.ended);
+            if ended || self.socket.read_buf(&mut self.raw).await? == 0 {
                 return Ok(false);
             }
-            self.unchunk()?;
+            self.join()?;
         }
         let mut taken = 0;
         while let Some(length) = memchr::memmem::find(&self.text[taken..], b"\n\n") {
             let frame = &self.text[taken..taken + length];
             taken += length + 2;
-            let (mut id, mut event, mut data) = (None, None, &b""[..]);
-            for line in frame.split(|b| *b == b'\n') {
-                if let Some(value) = line.strip_prefix(b"data: ") {
-                    data = value;
-                } else if let Some(value) = line.strip_prefix(b"id: ") {
-                    id = Some(value);
-                } else if let Some(value) = line.strip_prefix(b"event: ") {
-                    event = Some(value);
-                }
-            }
-            match (event, id) {
-                (Some(name), _) => each(Frame::Named(name)),
-                (None, Some(id)) => each(Frame::Entry(id, data)),
-                (None, None) => {}
+            if self.dialect.read(frame, &mut |event| each(Frame::Event(event))) {
+                each(Frame::Live);
             }
         }
         self.text.drain(..taken);
         Ok(true)
     }
 
+    fn join(&mut self) -> Result<(), BenchError> {
+        match &mut self.chunks {
+            Some(chunks) => chunks.join(&mut self.raw, &mut self.text),
+            None => {
+                self.text.append(&mut self.raw);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the stream speaks.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+}
+
+/// Where one is in a chunked body.
+#[derive(Default)]
+struct Chunks {
+    /// What is still to come of the chunk under way, with the line break behind it.
+    left: usize,
+    /// The chunk under way is the last one, which is empty.
+    last: bool,
+    /// All has come.
+    ended: bool,
+}
+
+impl Chunks {
     /// Moves what is there of chunks from `raw` to `text`.
-    fn unchunk(&mut self) -> Result<(), BenchError> {
+    fn join(&mut self, raw: &mut Vec<u8>, text: &mut Vec<u8>) -> Result<(), BenchError> {
         let mut at = 0;
         loop {
-            if self.chunk_left > 2 {
-                let piece = (self.chunk_left - 2).min(self.raw.len() - at);
-                self.text.extend_from_slice(&self.raw[at..at + piece]);
-                (at, self.chunk_left) = (at + piece, self.chunk_left - piece);
-                if self.chunk_left > 2 {
+            if self.left > 2 {
+                let piece = (self.left - 2).min(raw.len() - at);
+                text.extend_from_slice(&raw[at..at + piece]);
+                (at, self.left) = (at + piece, self.left - piece);
+                if self.left > 2 {
                     break;
                 }
             }
             // The line break behind a chunk, then the size of the next.
-            let skip = self.chunk_left.min(self.raw.len() - at);
-            (at, self.chunk_left) = (at + skip, self.chunk_left - skip);
-            if self.chunk_left > 0 {
+            let skip = self.left.min(raw.len() - at);
+            (at, self.left) = (at + skip, self.left - skip);
+            self.ended = self.last && self.left == 0;
+            if self.left > 0 || self.ended {
                 break;
             }
-            let Some(end) = memchr::memmem::find(&self.raw[at..], b"\r\n") else { break };
-            let size =
-                std::str::from_utf8(&self.raw[at..at + end]).ok().and_then(|s| usize::from_str_radix(s, 16).ok());
+            let Some(end) = memchr::memmem::find(&raw[at..], b"\r\n") else { break };
+            let size = std::str::from_utf8(&raw[at..at + end]).ok().and_then(|s| usize::from_str_radix(s, 16).ok());
             let size = size.ok_or_else(|| BenchError::Unreadable("a chunk without a size".into()))?;
             at += end + 2;
-            self.chunk_left = size + 2;
-            if size == 0 {
-                self.ended = true;
-                break;
-            }
+            self.left = size + 2;
+            self.last = size == 0;
         }
-        self.raw.drain(..at);
+        raw.drain(..at);
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::{io::IsTerminal, time::Duration};
 use clap::{Args, ValueEnum};
 
 use super::{Ending, Failure, Gateway, output};
-use crate::bench::{self, Plan, Shape, Target};
+use crate::bench::{self, Dialect, Plan, Shape, Target};
 
 /// Load a gateway, check everything that comes back, and measure
 ///
@@ -42,9 +42,12 @@ pub struct BenchArgs {
     /// Bytes of text in an event
     #[arg(long, value_name = "N", default_value_t = 20)]
     text: usize,
-    /// The gateway's process id, to tell its memory (idle)
-    #[arg(long, value_name = "PID")]
-    pid: Option<u32>,
+    /// The gateway's process id (or several, with commas), to tell its memory (idle) and its CPU time
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pid: Vec<u32>,
+    /// What the server speaks: for comparisons with others (see benches/compare)
+    #[arg(long, value_enum, default_value = "moorline", hide = true)]
+    dialect: DialectArg,
     /// Load a gateway that is not on this machine
     #[arg(long)]
     remote: bool,
@@ -67,6 +70,13 @@ enum ShapeArg {
     Idle,
     /// Many clients resume at once
     ResumeStorm,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DialectArg {
+    Moorline,
+    Nchan,
+    DurableStreams,
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -93,11 +103,16 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
         warmup: Duration::from_secs_f64(args.warmup.clamp(0.0, 3_600.0)),
         events: args.events.unwrap_or(events).max(2),
         text: args.text,
-        pid: args.pid,
+        pids: args.pid,
         progress: std::io::stderr().is_terminal(),
     };
     let failed = |error: bench::BenchError| Failure::Other(error.to_string());
-    let target = Target::resolve(&args.gateway.url, args.gateway.token.clone()).await.map_err(failed)?;
+    let dialect = match args.dialect {
+        DialectArg::Moorline => Dialect::Moorline,
+        DialectArg::Nchan => Dialect::Nchan,
+        DialectArg::DurableStreams => Dialect::DurableStreams,
+    };
+    let target = Target::resolve(&args.gateway.url, args.gateway.token.clone(), dialect).await.map_err(failed)?;
     if !target.is_loopback() && !args.remote {
         let detail = "the gateway is not on this machine; --remote loads it all the same";
         return Err(Failure::Other(detail.into()));

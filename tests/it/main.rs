@@ -5,6 +5,7 @@ mod bad_input;
 mod borders;
 mod cli;
 mod commands;
+mod compare_report;
 mod control;
 mod control_fire;
 mod control_model;

@@ -1,0 +1,44 @@
+//! What processes take of the machine, read from `/proc`.
+
+use serde::Serialize;
+
+/// Clock ticks a second in `/proc`: a constant of the Linux interface on all usual architectures.
+const TICKS: f64 = 100.0;
+
+/// Resident bytes of processes together, if all are there.
+pub fn resident(pids: &[u32]) -> Option<u64> {
+    pids.iter()
+        .map(|pid| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+        })
+        .sum()
+}
+
+/// CPU time of the load and of what it loads, in seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Cpu {
+    /// Of this process.
+    pub load: f64,
+    /// Of the processes that were named.
+    pub loaded: f64,
+}
+
+impl Cpu {
+    /// Since the processes began; those that can't be read count as nothing.
+    pub fn now(pids: &[u32]) -> Self {
+        let of = |pid: &str| -> Option<f64> {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The second field is a name in parentheses that may hold spaces; utime and stime are the 14th and 15th.
+            let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).map(|ticks| ticks.parse::<f64>().ok());
+            Some((fields.next()?? + fields.next()??) / TICKS)
+        };
+        Cpu { load: of("self").unwrap_or(0.0), loaded: pids.iter().filter_map(|pid| of(&pid.to_string())).sum() }
+    }
+
+    /// What was taken since an earlier time.
+    pub fn since(self, earlier: Cpu) -> Self {
+        Cpu { load: self.load - earlier.load, loaded: self.loaded - earlier.loaded }
+    }
+}
