@@ -27,6 +27,8 @@ mod problem;
 mod runs;
 mod server;
 mod sessions;
+mod socket;
+mod stream;
 
 pub use auth::Needs;
 pub use ending::Ending;

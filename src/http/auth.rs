@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request ─▶ hide_token ─▶ route ─▶ guard: token, session, right ─▶ handler, which may ask for the Caller
-//!                                     └─ bodies of both directions break when the token expires
+//!                                     └─ what flows is cut when the token expires, in both directions
 //! ```
 //!
 //! Without auth configured none of this is on the way of a request but [`hide_token`].
@@ -26,10 +26,11 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::Problem;
+use super::{Problem, stream::Handover};
 use crate::{
     auth::{self, Grant, Refused, Right, Verifier},
     id::Name,
+    metrics::{Cut, METRICS},
 };
 
 /// What a route takes of a token. One of the rights is enough; none at all: the route is open to everybody.
@@ -127,10 +128,16 @@ pub async fn guard(verifier: Arc<Verifier>, needs: Needs, request: Request, next
     };
     let until = deadline(grant.until);
     parts.extensions.insert(Caller(Some(grant)));
-    // Streams outlive their token otherwise, in either direction.
+    // Nothing that flows outlives its token, in either direction.
     let body = if body.is_end_stream() { body } else { Body::new(Expiring::new(body, until)) };
     let response = next.run(Request::from_parts(parts, body)).await;
-    response.map(|body| if body.size_hint().exact().is_some() { body } else { Body::new(Expiring::new(body, until)) })
+    if let Some(stream) = response.extensions().get::<Handover>() {
+        stream.also_cut_by(async move {
+            tokio::time::sleep_until(until).await;
+            METRICS.cut(Cut::Token);
+        });
+    }
+    response
 }
 
 async fn admit(verifier: &Verifier, needs: Needs, parts: &mut Parts) -> Result<Arc<Grant>, Problem> {
@@ -169,8 +176,8 @@ fn deadline(until: f64) -> Instant {
     Instant::now() + Duration::from_secs_f64((until - auth::now()).clamp(0.0, FAR))
 }
 
-/// A body that breaks when the token under which it flows expires. It breaks instead of ending, so that nobody takes it
-/// for complete, and a client comes back with a fresh token.
+/// A request's body that breaks when the token under which it flows expires. (An answer that has no end of its own is a
+/// stream, and cut.)
 struct Expiring {
     body: Body,
     sleep: Pin<Box<Sleep>>,
