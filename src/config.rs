@@ -22,6 +22,10 @@ pub struct Config {
     pub redis_prefix: String,
     /// How long Redis may take to answer before a request is refused.
     pub redis_timeout: Duration,
+    /// How long Redis may be away before streams are cut, for their clients to go on elsewhere.
+    pub redis_patience: Duration,
+    /// How long to wait for Redis at the start.
+    pub redis_wait: Duration,
     /// How long sessions are kept.
     pub retention: Retention,
     /// Which tokens are accepted; `None`: everybody may do everything.
@@ -41,6 +45,8 @@ impl Default for Config {
             redis_url: None,
             redis_prefix: "moorline:".into(),
             redis_timeout: Duration::from_secs(2),
+            redis_patience: Duration::from_secs(30),
+            redis_wait: Duration::from_secs(30),
             retention: Retention::default(),
             auth: None,
             limits: Limits::default(),

@@ -47,7 +47,7 @@ use http::{Server, Shared};
 use store::{
     Store, StoreError,
     memory::MemoryStore,
-    redis::{RedisConfig, RedisStore},
+    redis::{RedisConfig, start},
 };
 use tokio::net::TcpListener;
 
@@ -81,7 +81,7 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
                 timeout: config.redis_timeout,
                 ..RedisConfig::new(url.clone())
             };
-            Arc::new(RedisStore::connect(redis).await?)
+            Arc::new(start::connect(redis, config.redis_wait).await?)
         }
         None => Arc::new(MemoryStore::new(config.retention)),
     };
@@ -91,5 +91,5 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
     let hub = hub::Hub::new(store.clone(), writers.clone());
     let gateway =
         Arc::new(Shared { store, writers, hub, auth, limits: config.limits, ending: http::Ending::default() });
-    Server::start(listener, gateway).map_err(listen)
+    Server::start(listener, gateway, config).map_err(listen)
 }

@@ -64,6 +64,14 @@ pub struct ServeArgs {
     #[arg(long, env = "MOORLINE_REDIS_TIMEOUT", default_value = "2s", value_parser = duration, value_name = "TIME",
           help_heading = "Store")]
     redis_timeout: Duration,
+    /// How long Redis may be away before open streams are cut, for their clients to try elsewhere
+    #[arg(long, env = "MOORLINE_REDIS_PATIENCE", default_value = "30s", value_parser = duration, value_name = "TIME",
+          help_heading = "Store")]
+    redis_patience: Duration,
+    /// How long to try at the start, if Redis is not there yet
+    #[arg(long, env = "MOORLINE_REDIS_WAIT", default_value = "30s", value_parser = duration, value_name = "TIME",
+          help_heading = "Store")]
+    redis_wait: Duration,
     /// A session that nobody wrote to for so long is gone; 0 keeps it for ever
     #[arg(long, env = "MOORLINE_RETENTION", default_value = "24h", value_parser = duration, value_name = "TIME",
           help_heading = "Store")]
@@ -173,6 +181,8 @@ impl ServeArgs {
             redis_url: self.redis_url.clone().filter(|url| !url.is_empty()),
             redis_prefix: self.redis_prefix.clone(),
             redis_timeout: self.redis_timeout,
+            redis_patience: self.redis_patience,
+            redis_wait: self.redis_wait,
             retention: Retention { ttl: retention, cap: self.max_entries },
             auth: self.auth(),
             limits: Limits {
@@ -208,7 +218,12 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         ));
         return ExitCode::from(2);
     }
-    let server = match crate::serve(&config).await {
+    let started = tokio::select! {
+        started = crate::serve(&config) => started,
+        // While it waits for Redis.
+        _ = told_to_stop() => return ExitCode::FAILURE,
+    };
+    let server = match started {
         Ok(server) => server,
         Err(error) => {
             output::notice(format_args!("error: {error}"));

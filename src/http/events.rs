@@ -21,8 +21,9 @@ use crate::{
     hub::Start,
     id::Name,
     ingest::{self, BadBatch, BadStream, Ingest, Progress, Read, Reading, Splitter, Stopped},
+    metrics::Cut,
     rules::{Action, Append, Refusal, Reply, RunView},
-    store::Producer,
+    store::{Producer, StoreError},
     writer::WriteError,
 };
 
@@ -140,12 +141,15 @@ pub(super) async fn stream(
         producer,
         timeout: gateway.limits.body_timeout,
     };
-    let draining = gateway.ending.turn();
+    let turn = gateway.ending.turn();
     let until = async {
         tokio::select! {
             () = stopped => Ok(Read::Early),
             // No success: the client has to send the rest elsewhere.
-            () = draining => Err(Stopped::Draining),
+            why = turn => Err(match why {
+                Cut::Draining => Stopped::Draining,
+                Cut::Store => WriteError::from(StoreError::Unavailable("it has been away for too long".into())).into(),
+            }),
         }
     };
     ingest.run(&mut body, splitter, until, progress).await

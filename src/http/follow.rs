@@ -20,7 +20,7 @@ use crate::{
     event::usable_type,
     hub::Start,
     id::{EntryId, Lane, Name},
-    metrics::{Cut, METRICS},
+    metrics::METRICS,
     rules::{CommandStatus, Control},
     sse::{Filter, Format, Stream},
     store::{Entry, From},
@@ -217,8 +217,7 @@ async fn stream(
     let open = METRICS.streams.hold();
     let cut = async move {
         let _open = open;
-        turn.await;
-        METRICS.cut(Cut::Draining);
+        METRICS.cut(turn.await);
     };
     Ok(Handover::answer(stream, Box::pin(cut)))
 }

@@ -1,5 +1,10 @@
 //! The one shape of every error answer: `application/problem+json` (RFC 9457) with a stable `code`.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use axum::{
     body::Body,
     http::{HeaderValue, StatusCode, header},
@@ -139,7 +144,17 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) => {
+                if seldom() {
+                    tracing::warn!(%error, "requests get 503");
+                }
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", error.to_string())
+            }
+            StoreError::Denied(_) => {
+                if seldom() {
+                    tracing::error!(%error, "requests get 503; look at the user, the password and the ACL");
+                }
+                let detail = "the store is not available: its operator has to mend something";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail)
             }
             // What is wrong inside is for the operator, not for the client.
             StoreError::Fault(_) => {
@@ -149,6 +164,17 @@ impl From<StoreError> for Problem {
             }
         }
     }
+}
+
+/// Once in ten seconds: while the store is away, every request would say the same.
+fn seldom() -> bool {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let seldom = last.is_none_or(|last| last.elapsed() > Duration::from_secs(10));
+    if seldom {
+        *last = Some(Instant::now());
+    }
+    seldom
 }
 
 impl From<WriteError> for Problem {

@@ -93,7 +93,7 @@ impl Taken {
             head.extend_from_slice(value);
             head.extend_from_slice(b"\r\n");
         };
-        for (name, value) in &answer.headers {
+        for (name, value) in answer.headers.iter().filter(|(name, _)| *name != header::CONNECTION) {
             line(name.as_str(), value.as_bytes());
         }
         if framing == Framing::Chunked {

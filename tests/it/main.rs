@@ -16,6 +16,7 @@ mod hostile;
 mod independent_clients;
 mod logs;
 mod metrics;
+mod redis_troubles;
 mod replicas;
 mod resume_model;
 mod rolling_restart;
