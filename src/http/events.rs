@@ -147,7 +147,8 @@ pub(super) async fn stream(
             () = stopped => Ok(Read::Early),
             // No success: the client has to send the rest elsewhere.
             why = turn => Err(match why {
-                Cut::Draining => Stopped::Draining,
+                // (A token's end breaks the body itself.)
+                Cut::Draining | Cut::Token => Stopped::Draining,
                 Cut::Store => WriteError::from(StoreError::Unavailable("it has been away for too long".into())).into(),
             }),
         }
