@@ -1,6 +1,10 @@
 //! Everything that can be set, its defaults, and the limits: the only place where they live.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{rules, store::Retention};
 
@@ -24,6 +28,8 @@ pub struct Config {
     pub redis_wait: Duration,
     /// How long sessions are kept.
     pub retention: Retention,
+    /// Which tokens are accepted; `None`: everybody may do everything.
+    pub auth: Option<Auth>,
     /// Bounds of requests and connections.
     pub limits: Limits,
     /// Bounds of a session's control state.
@@ -42,10 +48,46 @@ impl Default for Config {
             redis_patience: Duration::from_secs(30),
             redis_wait: Duration::from_secs(30),
             retention: Retention::default(),
+            auth: None,
             limits: Limits::default(),
             control: rules::Limits::default(),
             drain: Drain::default(),
         }
+    }
+}
+
+/// Which tokens are accepted: those that a key of these files has signed. At least one is named.
+#[derive(Debug, Clone)]
+pub struct Auth {
+    /// Holds the secret of HS256.
+    pub secret_file: Option<PathBuf>,
+    /// Each holds a public key in PEM, for RS256, ES256 or EdDSA.
+    pub public_key_files: Vec<PathBuf>,
+    /// Holds a set of public keys (JWKS).
+    pub jwks_file: Option<PathBuf>,
+    /// Tokens must be for this audience. `None`: for none.
+    pub audience: Option<String>,
+    /// Tokens must be from this issuer. `None`: from any.
+    pub issuer: Option<String>,
+    /// How far the clocks of issuers and replicas may differ.
+    pub leeway: Duration,
+}
+
+impl Auth {
+    /// Without a key: [`Auth::files`] is empty.
+    pub const NONE: Auth = Auth {
+        secret_file: None,
+        public_key_files: Vec::new(),
+        jwks_file: None,
+        audience: None,
+        issuer: None,
+        leeway: Duration::from_secs(30),
+    };
+
+    /// All the files with keys.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let public = self.public_key_files.iter();
+        self.secret_file.iter().chain(public).chain(&self.jwks_file).map(PathBuf::as_path)
     }
 }
 

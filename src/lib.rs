@@ -12,6 +12,7 @@
 //! | [`id`], [`event`] | names, entry ids, events: the text that crosses the border, parsed once |
 //! | [`rules`] | what may happen in a session; pure |
 //! | [`store`] | where sessions live: the contract, Redis, memory |
+//! | [`auth`] | who may do what: tokens and what they grant |
 //! | [`writer`] | one commit at a time for each session and replica |
 //! | [`ingest`] | request bodies into appends |
 //! | [`hub`] | live sessions: one subscription, one ring, followers that resume |
@@ -23,6 +24,7 @@
 //! | [`cli`] | the `moorline` program |
 //! | [`config`] | everything that can be set |
 
+pub mod auth;
 pub mod bench;
 pub mod cli;
 pub mod client;
@@ -60,6 +62,9 @@ pub enum StartError {
         /// What the operating system says.
         cause: io::Error,
     },
+    /// The keys that tokens are checked with can't be used.
+    #[error(transparent)]
+    Auth(#[from] auth::KeyError),
     /// The store can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -67,6 +72,7 @@ pub enum StartError {
 
 /// Starts a gateway: connects to its store, then listens.
 pub async fn serve(config: &Config) -> Result<Server, StartError> {
+    let auth = config.auth.clone().map(auth::Verifier::open).transpose()?;
     let store: Arc<dyn Store> = match &config.redis_url {
         Some(url) => {
             let redis = RedisConfig {
@@ -83,6 +89,7 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let writers = writer::Writers::new(store.clone(), config.control);
     let hub = hub::Hub::new(store.clone(), writers.clone());
-    let gateway = Arc::new(Shared { store, writers, hub, limits: config.limits, ending: http::Ending::default() });
+    let gateway =
+        Arc::new(Shared { store, writers, hub, auth, limits: config.limits, ending: http::Ending::default() });
     Server::start(listener, gateway, config).map_err(listen)
 }

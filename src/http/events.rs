@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Gateway, Problem,
+    auth::Caller,
     extract::{self, BodyKind, Names, Params},
     problem::producer_problem,
 };
@@ -43,11 +44,13 @@ pub async fn append(
     Names([session]): Names<1>,
     Params(params): Params<AppendParams>,
     headers: HeaderMap,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, Problem> {
     let defaults = Defaults {
-        agent: extract::name("agent", params.agent.as_deref())?,
+        agent: caller.speaks_as(extract::name("agent", params.agent.as_deref())?)?,
         run: extract::name("run", params.run.as_deref())?,
+        bound: caller.agent().is_some(),
     };
     let (kind, producer, attempt) =
         (extract::body_kind(&headers)?, extract::producer(&headers)?, extract::attempt(&headers)?);
@@ -158,7 +161,8 @@ pub(super) async fn stream(
             () = stopped => Ok(Read::Early),
             // No success: the client has to send the rest elsewhere.
             why = turn => Err(match why {
-                Cut::Draining => Stopped::Draining,
+                // (A token's end breaks the body itself.)
+                Cut::Draining | Cut::Token => Stopped::Draining,
                 Cut::Store => WriteError::from(StoreError::Unavailable("it has been away for too long".into())).into(),
             }),
         }
@@ -176,7 +180,12 @@ pub(super) async fn answer_early(
     numbered: bool,
 ) -> Result<Response, Problem> {
     if let Some(run) = run {
-        match gateway.writers.act(session, Action::Heartbeat { run, attempt }).await.map(|done| done.reply) {
+        match gateway
+            .writers
+            .act(session, Action::Heartbeat { run, attempt, speaker: None })
+            .await
+            .map(|done| done.reply)
+        {
             Ok(Reply::Run(view)) => progress.stopping = vec![view],
             // A label.
             Err(WriteError::Refused(Refusal::UnknownRun(_))) => {}

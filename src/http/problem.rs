@@ -12,6 +12,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
+use super::auth::challenge;
 use crate::{
     event::BadEvent,
     id::{BadName, Name},
@@ -102,6 +103,9 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
+        if let Some(challenge) = challenge(self.code) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
         response
     }
 }
@@ -116,6 +120,7 @@ impl From<BadEvent> for Problem {
             BadEvent::Type(_) => Problem::bad_request("bad_type", detail),
             BadEvent::Reserved(_) => Problem::bad_request("reserved_type", detail),
             BadEvent::Name { .. } => Problem::bad_request("bad_name", detail),
+            BadEvent::Agent { .. } => Problem::wrong_agent(detail),
             BadEvent::TooLarge { limit, .. } => {
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail).with("limit", limit)
             }
@@ -235,6 +240,7 @@ impl From<Refusal> for Problem {
             Refusal::TooManyRuns(limit) => conflict("too_many_runs").with("limit", limit),
             Refusal::ControlFull(limit) => conflict("control_full").with("limit", limit),
             Refusal::TooManyCommands(limit) => conflict("too_many_commands").with("limit", limit),
+            Refusal::AnotherAgents { .. } => Problem::wrong_agent(detail),
             Refusal::UnknownCommand(_) => unknown("unknown_command"),
             Refusal::CommandEnded { command, status } => {
                 conflict("command_ended").with("command", command.as_str()).with("outcome", json!(status))

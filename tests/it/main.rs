@@ -1,5 +1,6 @@
 //! Integration tests: one binary, against both stores and real `redis-server` processes.
 
+mod auth;
 mod bad_input;
 mod borders;
 mod cli;
@@ -11,6 +12,7 @@ mod control_model;
 mod early_answers;
 mod events;
 mod examples;
+mod hostile;
 mod independent_clients;
 mod logs;
 mod metrics;
