@@ -44,7 +44,6 @@ use axum::{
     middleware::{self, Next},
     routing::{MethodRouter, delete, get, post, put},
 };
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     auth::{Right, Verifier},
@@ -110,7 +109,8 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-/// The routes, each behind what it needs.
+/// The routes, each behind what it needs. What holds for every request is around them, in `server.rs` and `observe.rs`:
+/// a layer here would cost each request two allocations.
 pub fn router(gateway: Gateway) -> Router {
     let mut router = Router::new();
     for Route { path, needs, answer, .. } in routes() {
@@ -124,14 +124,7 @@ pub fn router(gateway: Gateway) -> Router {
         };
         router = router.route(path, answer);
     }
-    router
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::map_request(drain::drained))
-        // The outermost: what is inside never sees a token in an address.
-        .layer(middleware::map_request(auth::hide_token))
-        .with_state(gateway)
+    router.fallback(unknown_path).method_not_allowed_fallback(method_not_allowed).with_state(gateway)
 }
 
 async fn unknown_path(uri: Uri) -> Problem {
@@ -142,10 +135,4 @@ async fn unknown_path(uri: Uri) -> Problem {
 async fn method_not_allowed() -> Problem {
     let detail = "this path takes other methods; see the Allow header and docs/PROTOCOL.md";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
-}
-
-fn panicked(_: Box<dyn std::any::Any + Send>) -> axum::response::Response {
-    // The panic itself has been logged by the hook.
-    let detail = "the gateway hit a defect of its own; the operator finds it in the log";
-    axum::response::IntoResponse::into_response(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
 }
