@@ -30,6 +30,10 @@ pub struct Config {
     pub retention: Retention,
     /// Which tokens are accepted; `None`: everybody may do everything.
     pub auth: Option<Auth>,
+    /// Which pages of other origins may use the gateway; `None`: none.
+    pub cors: Option<Cors>,
+    /// How much one token may do, and how many streams there may be.
+    pub quotas: Quotas,
     /// Bounds of requests and connections.
     pub limits: Limits,
     /// Bounds of a session's control state.
@@ -49,6 +53,8 @@ impl Default for Config {
             redis_wait: Duration::from_secs(30),
             retention: Retention::default(),
             auth: None,
+            cors: None,
+            quotas: Quotas::default(),
             limits: Limits::default(),
             control: rules::Limits::default(),
             drain: Drain::default(),
@@ -115,6 +121,45 @@ impl Drain {
     /// Where nobody else could take over: no waiting.
     pub fn at_once(self) -> Self {
         Drain { wait: Duration::ZERO, spread: Duration::ZERO, ..self }
+    }
+}
+
+/// Which pages of other origins may use the gateway.
+#[derive(Debug, Clone)]
+pub struct Cors {
+    /// Their origins, as browsers write them; `*` for all.
+    pub origins: Vec<String>,
+    /// Whether their requests may carry cookies (a proxy's, mostly: the gateway knows none).
+    pub credentials: bool,
+    /// How long browsers may remember that.
+    pub max_age: Duration,
+}
+
+/// How much one token may do, counted by its subject, and how many streams there may be: on each replica. Of all of them
+/// 0 means any number.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quotas {
+    /// Events and other writes of one token a second.
+    pub events_per_second: u32,
+    /// Sessions that one token may bring into being a minute.
+    pub new_sessions_per_minute: u32,
+    /// Open streams.
+    pub streams: usize,
+    /// Open streams of one session.
+    pub streams_per_session: usize,
+    /// Open streams of one token.
+    pub streams_per_token: usize,
+}
+
+impl Quotas {
+    /// Whether there is any bound to open streams.
+    pub fn counts_streams(&self) -> bool {
+        self.streams > 0 || self.streams_per_session > 0 || self.streams_per_token > 0
+    }
+
+    /// Whether anything is counted by token.
+    pub fn counts_tokens(&self) -> bool {
+        self.events_per_second > 0 || self.new_sessions_per_minute > 0 || self.streams_per_token > 0
     }
 }
 

@@ -15,6 +15,7 @@
 mod approvals;
 mod auth;
 mod commands;
+mod cors;
 mod drain;
 mod ending;
 mod events;
@@ -24,6 +25,7 @@ mod health;
 mod metrics;
 mod observe;
 mod problem;
+mod quota;
 mod runs;
 mod server;
 mod sessions;
@@ -31,6 +33,7 @@ mod socket;
 mod stream;
 
 pub use auth::Needs;
+pub use cors::{BadCors, layer as cors};
 pub use ending::Ending;
 pub use problem::Problem;
 pub use server::Server;
@@ -39,9 +42,8 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::Request,
     http::{Method, StatusCode, Uri},
-    middleware::{self, Next},
+    middleware,
     routing::{MethodRouter, delete, get, post, put},
 };
 
@@ -49,6 +51,7 @@ use crate::{
     auth::{Right, Verifier},
     config::Limits,
     hub::Hub,
+    quota::Quota,
     store::Store,
     writer::Writers,
 };
@@ -63,6 +66,10 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     /// Judges tokens; `None`: everybody may do everything.
     pub auth: Option<Arc<Verifier>>,
+    /// Answers browsers that ask for pages of other origins; `None`: nobody does.
+    pub cors: Option<tower_http::cors::CorsLayer>,
+    /// Counts what tokens do, and streams.
+    pub quota: Quota,
     /// Bounds of requests and connections.
     pub limits: Limits,
     /// Whether, and how far, the replica is going down.
@@ -114,17 +121,19 @@ pub fn routes() -> Vec<Route> {
 pub fn router(gateway: Gateway) -> Router {
     let mut router = Router::new();
     for Route { path, needs, answer, .. } in routes() {
-        let answer = match &gateway.auth {
-            Some(verifier) if !needs.is_empty() => {
-                let verifier = verifier.clone();
-                let guard = move |request: Request, next: Next| auth::guard(verifier.clone(), needs, request, next);
-                answer.route_layer(middleware::from_fn(guard))
-            }
-            _ => answer,
+        let answer = match auth::Guard::new(&gateway, needs) {
+            Some(guard) => answer.route_layer(middleware::from_fn_with_state(guard, auth::guard)),
+            None => answer,
         };
         router = router.route(path, answer);
     }
-    router.fallback(unknown_path).method_not_allowed_fallback(method_not_allowed).with_state(gateway)
+    let router =
+        router.fallback(unknown_path).method_not_allowed_fallback(method_not_allowed).with_state(gateway.clone());
+    match &gateway.cors {
+        // The outermost: a page must be able to read refusals, too.
+        Some(cors) => router.layer(cors.clone()),
+        None => router,
+    }
 }
 
 async fn unknown_path(uri: Uri) -> Problem {

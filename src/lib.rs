@@ -22,6 +22,7 @@
 //! | [`client`] | the client that reconnects by itself |
 //! | [`bench`](mod@bench) | the load tool |
 //! | [`cli`] | the `moorline` program |
+//! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
 pub mod auth;
@@ -35,6 +36,7 @@ pub mod hub;
 pub mod id;
 pub mod ingest;
 pub mod metrics;
+pub mod quota;
 pub mod rules;
 pub mod sse;
 pub mod store;
@@ -65,6 +67,9 @@ pub enum StartError {
     /// The keys that tokens are checked with can't be used.
     #[error(transparent)]
     Auth(#[from] auth::KeyError),
+    /// The origins of pages can't be allowed.
+    #[error(transparent)]
+    Cors(#[from] http::BadCors),
     /// The store can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -73,6 +78,7 @@ pub enum StartError {
 /// Starts a gateway: connects to its store, then listens.
 pub async fn serve(config: &Config) -> Result<Server, StartError> {
     let auth = config.auth.clone().map(auth::Verifier::open).transpose()?;
+    let cors = config.cors.as_ref().map(http::cors).transpose()?;
     let store: Arc<dyn Store> = match &config.redis_url {
         Some(url) => {
             let redis = RedisConfig {
@@ -89,7 +95,15 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let writers = writer::Writers::new(store.clone(), config.control);
     let hub = hub::Hub::new(store.clone(), writers.clone());
-    let gateway =
-        Arc::new(Shared { store, writers, hub, auth, limits: config.limits, ending: http::Ending::default() });
+    let gateway = Arc::new(Shared {
+        store,
+        writers,
+        hub,
+        auth,
+        cors,
+        quota: quota::Quota::new(config.quotas),
+        limits: config.limits,
+        ending: http::Ending::default(),
+    });
     Server::start(listener, gateway, config).map_err(listen)
 }

@@ -7,12 +7,14 @@ use tracing_subscriber::EnvFilter;
 
 use super::{duration, output};
 use crate::{
-    config::{Auth, Config, DEFAULT_PORT, Drain, Limits},
+    config::{Auth, Config, Cors, DEFAULT_PORT, Drain, Limits, Quotas},
     rules,
     store::Retention,
 };
 
 const AUTH: &str = "Who may do what";
+const BROWSERS: &str = "Browsers";
+const QUOTAS: &str = "Limits that count (on each replica; 0: none)";
 
 /// The gateway's arguments.
 #[derive(Debug, Args)]
@@ -46,6 +48,34 @@ pub struct ServeArgs {
     #[arg(long, env = "MOORLINE_AUTH_LEEWAY", default_value = "30s", value_parser = duration, value_name = "TIME",
           help_heading = AUTH)]
     auth_leeway: Duration,
+
+    /// Pages of this origin may use the gateway, as https://app.example.com; * for all. May be given several times
+    #[arg(long, env = "MOORLINE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', help_heading = BROWSERS)]
+    cors_origin: Vec<String>,
+    /// Their requests may carry cookies, for a proxy that asks for them
+    #[arg(long, env = "MOORLINE_CORS_CREDENTIALS", help_heading = BROWSERS)]
+    cors_credentials: bool,
+    /// How long browsers may remember what is allowed
+    #[arg(long, env = "MOORLINE_CORS_MAX_AGE", default_value = "1h", value_parser = duration, value_name = "TIME",
+          help_heading = BROWSERS)]
+    cors_max_age: Duration,
+
+    /// Events, and other writes, of one token a second; more get 429, and bodies without end are slowed down
+    #[arg(long, env = "MOORLINE_MAX_EVENTS_PER_SECOND", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    max_events_per_second: u32,
+    /// Sessions that one token may bring into being a minute; more get 429
+    #[arg(long, env = "MOORLINE_MAX_NEW_SESSIONS_PER_MINUTE", default_value_t = 0, value_name = "N",
+          help_heading = QUOTAS)]
+    max_new_sessions_per_minute: u32,
+    /// Open streams; more get 503
+    #[arg(long, env = "MOORLINE_MAX_STREAMS", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    max_streams: usize,
+    /// Open streams of one session; more get 429
+    #[arg(long, env = "MOORLINE_MAX_STREAMS_PER_SESSION", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    max_streams_per_session: usize,
+    /// Open streams of one token; more get 429
+    #[arg(long, env = "MOORLINE_MAX_STREAMS_PER_TOKEN", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    max_streams_per_token: usize,
 
     /// The Redis that holds the sessions, as in redis://user:password@host:6379/0 (also rediss://, unix://). Without
     /// one, sessions live in this process's memory, for this process only
@@ -159,9 +189,8 @@ impl ServeArgs {
             public_key_files: self
                 .auth_public_key_file
                 .iter()
+                .filter(|path| !path.as_os_str().is_empty())
                 .cloned()
-                .map(Some)
-                .filter_map(|path| file(&path))
                 .collect(),
             jwks_file: file(&self.auth_jwks_file),
             audience: text(&self.auth_audience),
@@ -170,6 +199,12 @@ impl ServeArgs {
         };
         let asked_for = auth.files().next().is_some();
         asked_for.then_some(auth)
+    }
+
+    fn cors(&self) -> Option<Cors> {
+        let origins: Vec<_> = self.cors_origin.iter().filter(|origin| !origin.is_empty()).cloned().collect();
+        let cors = Cors { origins, credentials: self.cors_credentials, max_age: self.cors_max_age };
+        (!cors.origins.is_empty()).then_some(cors)
     }
 
     fn config(&self) -> Config {
@@ -185,6 +220,14 @@ impl ServeArgs {
             redis_wait: self.redis_wait,
             retention: Retention { ttl: retention, cap: self.max_entries },
             auth: self.auth(),
+            cors: self.cors(),
+            quotas: Quotas {
+                events_per_second: self.max_events_per_second,
+                new_sessions_per_minute: self.max_new_sessions_per_minute,
+                streams: self.max_streams,
+                streams_per_session: self.max_streams_per_session,
+                streams_per_token: self.max_streams_per_token,
+            },
             limits: Limits {
                 event_bytes: self.max_event_bytes,
                 body_bytes: self.max_body_bytes,
@@ -242,6 +285,10 @@ pub async fn run(args: ServeArgs) -> ExitCode {
             let files: Vec<_> = auth.files().map(|path| path.display().to_string()).collect();
             tracing::info!("who may do what is said by tokens, checked with the keys in {}", files.join(", "));
         }
+        None if config.quotas.counts_tokens() => tracing::warn!(
+            "nobody has to show a token: whoever reaches the gateway may do everything, and what is limited by token is \
+             not limited"
+        ),
         None => tracing::info!("nobody has to show a token: whoever reaches the gateway may do everything"),
     }
     tracing::info!("moorline {} listens on http://{}", env!("CARGO_PKG_VERSION"), server.addr);

@@ -5,7 +5,7 @@
 //!                                     └─ what flows is cut when the token expires, in both directions
 //! ```
 //!
-//! Without auth configured none of this is on the way of a request but [`hide_token`].
+//! Without auth and limits of streams none of this is on the way of a request but [`hide_token`].
 
 use std::{
     convert::Infallible,
@@ -17,7 +17,7 @@ use std::{
 
 use axum::{
     body::{Body, HttpBody},
-    extract::{FromRequestParts, RawPathParams, Request},
+    extract::{FromRequestParts, RawPathParams, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts, uri::PathAndQuery},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -26,11 +26,12 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::{Problem, stream::Handover};
+use super::{Gateway, Problem, quota, stream::Handover};
 use crate::{
     auth::{self, Grant, Refused, Right, Verifier},
     id::Name,
     metrics::{Cut, METRICS},
+    quota::Account,
 };
 
 /// What a route takes of a token. One of the rights is enough; none at all: the route is open to everybody.
@@ -38,7 +39,10 @@ pub type Needs = &'static [Right];
 
 /// Who asks. Without auth configured: anybody.
 #[derive(Debug, Clone, Default)]
-pub struct Caller(Option<Arc<Grant>>);
+pub struct Caller {
+    grant: Option<Arc<Grant>>,
+    account: Option<Arc<Account>>,
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Infallible;
@@ -51,7 +55,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 impl Caller {
     /// The only agent that the caller may speak as, if the token binds it to one.
     pub fn agent(&self) -> Option<&Name> {
-        self.0.as_ref()?.agent.as_ref()
+        self.grant.as_ref()?.agent.as_ref()
     }
 
     /// The agent that a request speaks as: the one that it names, else the token's. Naming another one is refused.
@@ -65,9 +69,21 @@ impl Caller {
         }
     }
 
+    /// Counts the events of a request that has been let through: one was counted then.
+    pub fn appends(&self, events: usize) {
+        if let Some(account) = &self.account {
+            account.more(events.saturating_sub(1));
+        }
+    }
+
+    /// Where what the caller does is counted, if it is.
+    pub fn account(&self) -> Option<Arc<Account>> {
+        self.account.clone()
+    }
+
     /// Whose commands the caller may see: a token that can append but not read sees what is addressed to its agent.
     pub fn sees_only(&self) -> Option<&Name> {
-        let grant = self.0.as_ref()?;
+        let grant = self.grant.as_ref()?;
         grant.agent.as_ref().filter(|_| !grant.can(Right::Read))
     }
 }
@@ -115,32 +131,75 @@ fn with_query(uri: &Uri, query: &str) -> Uri {
     Uri::from_parts(parts).unwrap_or_default()
 }
 
-/// Lets a request through to a route if its token has one of the rights there.
-pub async fn guard(verifier: Arc<Verifier>, needs: Needs, request: Request, next: Next) -> Response {
+/// What stands before a route.
+#[derive(Clone)]
+pub struct Guard {
+    gateway: Gateway,
+    needs: Needs,
+}
+
+impl Guard {
+    /// `None`: nothing is asked of a request here, and nothing counted.
+    pub fn new(gateway: &Gateway, needs: Needs) -> Option<Self> {
+        let asks = gateway.auth.is_some() || gateway.quota.limits().counts_streams();
+        (asks && !needs.is_empty()).then(|| Guard { gateway: gateway.clone(), needs })
+    }
+}
+
+/// Lets a request through to its route if its token has one of the rights there, and not too much has been done under
+/// it.
+pub async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let grant = match admit(&verifier, needs, &mut parts).await {
-        Ok(grant) => grant,
+    let (caller, open) = match admit(&guard, &mut parts).await {
+        Ok(admitted) => admitted,
         Err(problem) => {
             // The body is dropped with the request, and drained.
             drop(body);
             return problem.into_response();
         }
     };
-    let until = deadline(grant.until);
-    parts.extensions.insert(Caller(Some(grant)));
+    let until = caller.grant.as_ref().map(|grant| deadline(grant.until));
+    parts.extensions.insert(caller);
     // Nothing that flows outlives its token, in either direction.
-    let body = if body.is_end_stream() { body } else { Body::new(Expiring::new(body, until)) };
+    let body = match until {
+        Some(until) if !body.is_end_stream() => Body::new(Expiring::new(body, until)),
+        _ => body,
+    };
     let response = next.run(Request::from_parts(parts, body)).await;
     if let Some(stream) = response.extensions().get::<Handover>() {
         stream.also_cut_by(async move {
-            tokio::time::sleep_until(until).await;
+            let _open = open;
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
             METRICS.cut(Cut::Token);
         });
     }
     response
 }
 
-async fn admit(verifier: &Verifier, needs: Needs, parts: &mut Parts) -> Result<Arc<Grant>, Problem> {
+/// Who asks, and the room for the stream that they ask for.
+async fn admit(guard: &Guard, parts: &mut Parts) -> Result<(Caller, Option<quota::Open>), Problem> {
+    let Guard { gateway, needs } = guard;
+    let path = RawPathParams::from_request_parts(parts, &()).await;
+    let session = path.ok().and_then(|path| path.iter().find(|(key, _)| *key == "session").map(|it| it.1.to_owned()));
+    // A path that can't be read names no session that a token could be for.
+    let session = session.unwrap_or_default();
+    let grant = match &gateway.auth {
+        Some(verifier) => Some(granted(verifier, needs, &session, parts)?),
+        None => None,
+    };
+    let account = grant.as_ref().and_then(|grant| gateway.quota.account(&grant.subject));
+    // What has no proper name is refused by its handler.
+    let open = match session.parse::<Name>() {
+        Ok(session) => quota::admit(gateway, &session, account.as_ref(), parts).await?,
+        Err(_) => None,
+    };
+    Ok((Caller { grant, account }, open))
+}
+
+fn granted(verifier: &Verifier, needs: Needs, session: &str, parts: &mut Parts) -> Result<Arc<Grant>, Problem> {
     let grant = match bearer(&parts.headers) {
         Some(token) => verifier.verify(token),
         None => match parts.extensions.remove::<QueryToken>() {
@@ -149,11 +208,7 @@ async fn admit(verifier: &Verifier, needs: Needs, parts: &mut Parts) -> Result<A
         },
     };
     let grant = grant.map_err(Problem::bad_token)?;
-    let path = RawPathParams::from_request_parts(parts, &()).await;
-    let session = path.ok().and_then(|path| path.iter().find(|(key, _)| *key == "session").map(|it| it.1.to_owned()));
-    // A path that can't be read names no session that a token could be for.
-    let session = session.unwrap_or_default();
-    if !grant.reaches(&session) {
+    if !grant.reaches(session) {
         return Err(Problem::forbidden(needs, "the token is not for this session"));
     }
     if !needs.iter().any(|right| grant.can(*right)) {

@@ -58,6 +58,7 @@ pub async fn append(
         BodyKind::Json => {
             let body = extract::read_whole(body, &gateway).await?;
             let events = events(&gateway, &body, &defaults)?;
+            caller.appends(events.len());
             append_all(&gateway, &session, events, defaults.run, attempt, producer).await
         }
         BodyKind::Ndjson | BodyKind::Sse => {
@@ -65,7 +66,8 @@ pub async fn append(
             let run = defaults.run.clone();
             let numbered = producer.is_some();
             let read =
-                stream(&gateway, &session, kind, body, defaults, attempt, producer, Start::Now, &mut progress).await;
+                stream(&gateway, &session, &caller, kind, body, defaults, attempt, producer, Start::Now, &mut progress)
+                    .await;
             match read.map_err(|stopped| stream_problem(stopped, &progress))? {
                 Read::Whole => answer_stream(&progress, numbered, false),
                 Read::Early => answer_early(&gateway, &session, run, attempt, progress, numbered).await,
@@ -134,6 +136,7 @@ struct Appended<'a> {
 pub(super) async fn stream(
     gateway: &Gateway,
     session: &Name,
+    caller: &Caller,
     kind: BodyKind,
     mut body: Body,
     defaults: Defaults,
@@ -154,6 +157,7 @@ pub(super) async fn stream(
         attempt,
         producer,
         timeout: gateway.limits.body_timeout,
+        account: caller.account(),
     };
     let turn = gateway.ending.turn();
     let until = async {

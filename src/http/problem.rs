@@ -37,12 +37,14 @@ pub struct Problem {
     pub detail: String,
     /// More members, each documented with its code.
     pub members: Map<String, Value>,
+    /// Seconds after which to try again, if another time than soon.
+    pub retry_after: Option<u16>,
 }
 
 impl Problem {
     /// An answer without further members.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Problem { status, code, detail: detail.into(), members: Map::new() }
+        Problem { status, code, detail: detail.into(), members: Map::new(), retry_after: None }
     }
 
     /// 400.
@@ -100,8 +102,12 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        match self.retry_after {
+            Some(seconds) => drop(headers.insert(header::RETRY_AFTER, seconds.into())),
+            None if self.status == StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+            }
+            None => {}
         }
         if let Some(challenge) = challenge(self.code) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);

@@ -86,7 +86,9 @@ pub async fn body(
     let (body, whole) = match kind {
         BodyKind::Json => {
             let bytes = extract::read_whole(body, &gateway).await?;
-            (Body::empty(), Some(events(&gateway, &bytes, &defaults)?))
+            let events = events(&gateway, &bytes, &defaults)?;
+            caller.appends(events.len());
+            (Body::empty(), Some(events))
         }
         BodyKind::Ndjson | BodyKind::Sse => (body, None),
     };
@@ -113,7 +115,8 @@ pub async fn body(
         None => {
             // From the first entry of the start on, or a stop right behind it would be missed.
             let since = started.ids.first().map_or(Start::Now, |first| Start::After(*first));
-            let read = stream(&gateway, &session, kind, body, defaults, attempt, None, since, &mut progress).await;
+            let read =
+                stream(&gateway, &session, &caller, kind, body, defaults, attempt, None, since, &mut progress).await;
             match read.map_err(|stopped| stream_problem(stopped, &progress))? {
                 Read::Whole => answer_stream(&progress, false, true)?,
                 // Asked to stop: the run goes on. Its agent may say a last word, and ends it.
