@@ -21,6 +21,7 @@ mod ending;
 mod events;
 mod extract;
 mod follow;
+mod head;
 mod health;
 mod metrics;
 mod observe;
