@@ -26,6 +26,8 @@ mod problem;
 mod runs;
 mod server;
 mod sessions;
+mod socket;
+mod stream;
 
 pub use ending::Ending;
 pub use problem::Problem;

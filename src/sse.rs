@@ -5,11 +5,10 @@
 
 pub mod decode;
 
-use std::{fmt::Write as _, time::Duration};
+use std::io::Write as _;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::{
     event::Head,
@@ -21,7 +20,9 @@ use crate::{
 
 /// A comment that keeps idle connections open. One line and a single newline: a blank line after it makes some
 /// clients dispatch an empty message.
-const HEARTBEAT: Bytes = Bytes::from_static(b":\n");
+const HEARTBEAT: &[u8] = b":\n";
+/// Ends a chunked body.
+const LAST_CHUNK: Bytes = Bytes::from_static(b"0\r\n\r\n");
 
 /// What stands on the data line of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,18 +67,84 @@ impl Filter {
     }
 }
 
-/// The frame of an entry, encoded once however many clients take it.
+/// The frame of an entry as a chunk of an HTTP body, encoded once however many clients take it.
 pub fn entry(item: &Item, format: Format) -> &Bytes {
     item.frames[format as usize].get_or_init(|| {
-        let data = match format {
-            Format::Event => &item.payload[..],
-            Format::Data => Head::of(&item.payload).and_then(|h| h.data).map_or("null", |d| d.get()).as_bytes(),
-        };
-        let mut frame = String::with_capacity(40);
-        // Writing to a string does not fail.
-        let _ = write!(frame, "id: {}\ndata: ", item.id);
-        [frame.as_bytes(), data, b"\n\n"].concat().into()
+        let mut frame = Chunk::default();
+        frame.entry(item.id, &item.payload, format);
+        frame.end(Framing::Chunked)
     })
+}
+
+/// What stands in a chunk.
+fn unframed(chunk: &Bytes) -> Bytes {
+    let begin = memchr::memchr(b'\n', chunk).map_or(0, |at| at + 1);
+    chunk.slice(begin..chunk.len() - 2)
+}
+
+/// How the pieces of a stream stand in the answer's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Framing {
+    /// As chunks (RFC 9112, section 7.1).
+    #[default]
+    Chunked,
+    /// As they are, for HTTP/1.0.
+    Raw,
+}
+
+/// Frames on their way into one chunk.
+#[derive(Debug, Default)]
+struct Chunk(Vec<u8>);
+
+impl Chunk {
+    /// Room for the size of the chunk, which is known at its end: eight digits and a line break.
+    const HEAD: usize = 10;
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn begun(&mut self) -> &mut Vec<u8> {
+        if self.0.is_empty() {
+            self.0.extend_from_slice(b"00000000\r\n");
+        }
+        &mut self.0
+    }
+
+    fn push(&mut self, frame: &[u8]) {
+        self.begun().extend_from_slice(frame);
+    }
+
+    fn entry(&mut self, id: EntryId, payload: &[u8], format: Format) {
+        let data = match format {
+            Format::Event => payload,
+            Format::Data => Head::of(payload).and_then(|h| h.data).map_or("null", |d| d.get()).as_bytes(),
+        };
+        let chunk = self.begun();
+        chunk.reserve(data.len() + 50);
+        // Writing to memory does not fail.
+        let _ = write!(chunk, "id: {id}\ndata: ");
+        chunk.extend_from_slice(data);
+        chunk.extend_from_slice(b"\n\n");
+    }
+
+    /// The bytes for the socket; nothing is left.
+    fn end(&mut self, framing: Framing) -> Bytes {
+        let mut chunk = std::mem::take(&mut self.0);
+        if chunk.is_empty() {
+            return Bytes::new();
+        }
+        if framing == Framing::Raw {
+            return Bytes::from(chunk).slice(Self::HEAD..);
+        }
+        let mut size = chunk.len() - Self::HEAD;
+        for digit in chunk[..8].iter_mut().rev() {
+            *digit = b"0123456789abcdef"[size & 15];
+            size >>= 4;
+        }
+        chunk.extend_from_slice(b"\r\n");
+        chunk.into()
+    }
 }
 
 /// The opening of a stream: how long a client should wait before it comes back. The jitter spreads out a crowd that
@@ -105,18 +172,26 @@ pub fn closed() -> Bytes {
     Bytes::from_static(b"event: closed\ndata: {}\n\n")
 }
 
-/// A stream of one client, as bytes.
+/// A stream of one client, as bytes of an answer's body.
 pub struct Stream {
     follower: Follower,
     filter: Filter,
     format: Format,
-    heartbeat: Duration,
+    framing: Framing,
     /// The client began at `now`: the first `caught-up` carries its id.
     from_now: bool,
-    pending: BytesMut,
+    pending: Chunk,
     /// History is done: what comes is news.
     live: bool,
-    ended: bool,
+    state: State,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The session is closed, and that was said.
+    Closed,
+    Ended,
 }
 
 impl Stream {
@@ -126,16 +201,18 @@ impl Stream {
         follower: Follower,
         filter: Filter,
         format: Format,
-        heartbeat: Duration,
         from_now: bool,
         resumed: bool,
     ) -> Result<Option<Self>, StoreError> {
-        let pending = BytesMut::from(&retry()[..]);
-        let mut stream = Stream { follower, filter, format, heartbeat, from_now, pending, live: false, ended: false };
-        let head = stream.pending.len();
+        let mut pending = Chunk::default();
+        pending.push(&retry());
+        let head = pending.0.len();
+        let framing = Framing::default();
+        let mut stream =
+            Stream { follower, filter, format, framing, from_now, pending, live: false, state: State::Open };
         // Entries that the filter drops say nothing to the client: a closed session may have nothing but those left.
         let mut caught_up = false;
-        while !caught_up && stream.pending.len() == head {
+        while !caught_up && stream.pending.0.len() == head {
             let update = stream.follower.next().await?;
             caught_up = matches!(update, Update::CaughtUp(_));
             stream.say(update);
@@ -144,64 +221,84 @@ impl Stream {
         Ok((!nothing_left).then_some(stream))
     }
 
-    /// The stream as a response body. An error in it cuts the connection, so that no client takes it for the end.
-    pub fn into_chunks(self) -> impl futures_util::Stream<Item = Result<Bytes, StoreError>> {
-        futures_util::stream::unfold(self, |mut stream| async move {
-            let chunk = stream.chunk().await?;
-            Some((chunk, stream))
-        })
+    /// How the body is framed: chunked unless said otherwise.
+    pub fn frame_as(&mut self, framing: Framing) {
+        self.framing = framing;
     }
 
-    async fn chunk(&mut self) -> Option<Result<Bytes, StoreError>> {
-        // Set once: entries that the filter drops must not put the heartbeat off.
-        let beat = Instant::now() + self.heartbeat;
+    /// A heartbeat.
+    pub fn heartbeat(&self) -> Bytes {
+        let mut chunk = Chunk::default();
+        chunk.push(HEARTBEAT);
+        chunk.end(self.framing)
+    }
+
+    /// The next bytes of the body, and `None` at its end. After an error the client must not take it for the end.
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<Bytes, StoreError>> {
         loop {
             if !self.pending.is_empty() {
-                return Some(Ok(self.pending.split().freeze()));
+                return Some(Ok(self.pending.end(self.framing)));
             }
-            if self.ended {
-                return None;
+            match self.state {
+                State::Open => {}
+                State::Closed if self.framing == Framing::Chunked => {
+                    self.state = State::Ended;
+                    return Some(Ok(LAST_CHUNK));
+                }
+                State::Closed | State::Ended => return None,
             }
-            match tokio::time::timeout_at(beat, self.follower.next()).await {
-                Err(_) => return Some(Ok(HEARTBEAT)),
-                Ok(Err(error)) => {
+            match self.follower.next().await {
+                Err(error) => {
                     METRICS.cut(Cut::Store);
-                    self.ended = true;
+                    self.state = State::Ended;
                     return Some(Err(error));
                 }
-                // The common case, a single entry: its shared frame goes out as it is.
-                Ok(Ok(Update::Entries(items))) if items.len() == 1 && self.filter.wants(&items[0].payload) => {
+                // The common case, a single entry: its shared bytes go out as they are.
+                Ok(Update::Entries(items)) if items.len() == 1 && self.filter.wants(&items[0].payload) => {
                     METRICS.delivered(std::iter::once(items[0].id), self.live);
-                    return Some(Ok(entry(&items[0], self.format).clone()));
+                    let chunk = entry(&items[0], self.format);
+                    return Some(Ok(match self.framing {
+                        Framing::Chunked => chunk.clone(),
+                        Framing::Raw => unframed(chunk),
+                    }));
                 }
-                Ok(Ok(update)) => self.say(update),
+                Ok(update) => self.say(update),
             }
         }
     }
 
     fn say(&mut self, update: Update) {
+        let (pending, filter) = (&mut self.pending, &self.filter);
         match update {
             Update::Entries(items) => {
-                let wanted = items.iter().filter(|item| self.filter.wants(&item.payload));
-                let pending = &mut self.pending;
+                let wanted = items.iter().filter(|item| filter.wants(&item.payload));
                 let written = wanted.map(|item| {
-                    pending.extend_from_slice(entry(item, self.format));
+                    pending.push(&unframed(entry(item, self.format)));
                     item.id
+                });
+                METRICS.delivered(written, self.live);
+            }
+            Update::History(page) => {
+                let wanted = page.iter().filter(|entry| filter.wants(&entry.payload));
+                let written = wanted.map(|entry| {
+                    pending.entry(entry.id, &entry.payload, self.format);
+                    entry.id
                 });
                 METRICS.delivered(written, self.live);
             }
             Update::CaughtUp(id) => {
                 self.live = true;
-                self.pending.extend_from_slice(&caught_up(std::mem::take(&mut self.from_now).then_some(id)));
+                pending.push(&caught_up(std::mem::take(&mut self.from_now).then_some(id)));
             }
             Update::Reset { reason, first } => {
                 METRICS.reset(reason);
                 self.live = false;
-                self.pending.extend_from_slice(&reset(reason, first));
+                pending.push(&reset(reason, first));
             }
             Update::Closed => {
-                self.pending.extend_from_slice(&closed());
-                self.ended = true;
+                pending.push(&closed());
+                self.state = State::Closed;
             }
         }
     }
@@ -219,12 +316,11 @@ mod tests {
     #[test]
     fn an_entry_is_one_frame_with_its_id() {
         let item = item(r#"{"type":"t","agent":"a","data":{"x":1}}"#);
-        assert_eq!(
-            entry(&item, Format::Event),
-            "id: 7-3\ndata: {\"type\":\"t\",\"agent\":\"a\",\"data\":{\"x\":1}}\n\n"
-        );
-        assert_eq!(entry(&item, Format::Data), "id: 7-3\ndata: {\"x\":1}\n\n");
-        assert_eq!(entry(&super::tests::item(r#"{"type":"t"}"#), Format::Data), "id: 7-3\ndata: null\n\n");
+        let frame = "id: 7-3\ndata: {\"type\":\"t\",\"agent\":\"a\",\"data\":{\"x\":1}}\n\n";
+        assert_eq!(entry(&item, Format::Event), &format!("{:08x}\r\n{frame}\r\n", frame.len()));
+        assert_eq!(unframed(entry(&item, Format::Event)), frame);
+        assert_eq!(unframed(entry(&item, Format::Data)), "id: 7-3\ndata: {\"x\":1}\n\n");
+        assert_eq!(unframed(entry(&super::tests::item(r#"{"type":"t"}"#), Format::Data)), "id: 7-3\ndata: null\n\n");
     }
 
     #[test]
@@ -250,7 +346,7 @@ mod tests {
             let id = EntryId { ms, n };
             let item = Item::new(id, payload.clone().into());
             let mut decoder = decode::Decoder::new(1 << 20);
-            decoder.push(entry(&item, Format::Event));
+            decoder.push(&unframed(entry(&item, Format::Event)));
             let frame = decoder.next_frame().unwrap().unwrap();
             prop_assert_eq!((frame.id, frame.event, frame.data), (Some(id.to_string()), None, payload));
         }

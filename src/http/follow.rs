@@ -3,18 +3,17 @@
 use std::collections::BTreeSet;
 
 use axum::{
-    body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
     Gateway, Problem,
     extract::{self, Names, Params},
+    stream::Handover,
 };
 use crate::{
     event::usable_type,
@@ -193,8 +192,7 @@ async fn stream(
     }
     let follower = gateway.hub.follow(&session, lane, start).await?;
     let resumed = matches!(start, Start::After(_));
-    let heartbeat = gateway.limits.heartbeat;
-    let stream = Stream::open(follower, filter, format, heartbeat, start == Start::Now, resumed).await?;
+    let stream = Stream::open(follower, filter, format, start == Start::Now, resumed).await?;
     let Some(stream) = stream else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     // Cut, not ended: a clean end would tell clients that the session is over.
     let open = METRICS.streams.hold();
@@ -202,22 +200,8 @@ async fn stream(
         let _open = open;
         turn.await;
         METRICS.cut(Cut::Draining);
-        Err(crate::store::StoreError::Unavailable("this replica is going down".into()))
     };
-    let cut = futures_util::stream::once(cut);
-    let chunks = futures_util::stream::select(stream.into_chunks().map(Some).chain(end()), cut.map(Some));
-    let chunks = chunks.take_while(|chunk| std::future::ready(chunk.is_some())).filter_map(std::future::ready);
-    let mut response = Response::new(Body::from_stream(chunks));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
-}
-
-/// Marks the end of the entries, so that the response ends although the cut never came.
-fn end<T>() -> impl futures_util::Stream<Item = Option<T>> {
-    futures_util::stream::once(std::future::ready(None))
+    Ok(Handover::answer(stream, Box::pin(cut)))
 }
 
 async fn page(

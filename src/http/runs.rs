@@ -193,6 +193,7 @@ pub(super) async fn stopped(watched: Option<(Follower, Filter)>) {
     loop {
         match follower.next().await {
             Ok(Update::Entries(items)) if items.iter().any(|item| told.wants(&item.payload)) => return,
+            Ok(Update::History(page)) if page.iter().any(|entry| told.wants(&entry.payload)) => return,
             Ok(Update::Closed) => return,
             Ok(_) => {}
             Err(_) => return std::future::pending().await,

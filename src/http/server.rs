@@ -1,22 +1,35 @@
-//! The server under the routes: hyper's HTTP/1.1, with the bounds that keep a slow or hostile peer from costing much.
+//! The server under the routes: hyper's HTTP/1.1, with the bounds that keep a slow or hostile peer from costing much, and
+//! the hand-over of sockets to streams.
 
-use std::{io, net::SocketAddr, pin::Pin, time::Duration};
-
-use axum::Router;
-use futures_util::FutureExt;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
+
+use axum::{Router, response::Response};
+use futures_util::FutureExt;
+use hyper::{Request, body::Incoming};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
-use tokio_io_timeout::TimeoutStream;
+use tower_service::Service as _;
 
-use super::{Gateway, observe::Observed, router};
+use super::{
+    Gateway,
+    observe::{Observed, Observing},
+    router,
+    socket::{Blocked, Socket},
+    stream::{self, Asked, Handover, Pace, Taken},
+};
 use crate::{config::Drain, metrics::METRICS};
 
 /// Peers that vanish without a word are noticed by the kernel after about a minute and a half.
@@ -31,8 +44,11 @@ pub struct Server {
     pub addr: SocketAddr,
     gateway: Gateway,
     stop: watch::Sender<bool>,
-    accepting: JoinHandle<GracefulShutdown>,
+    accepting: JoinHandle<Ended>,
 }
+
+/// Every connection holds the other end: there is nothing more to receive when the last one has ended.
+type Ended = mpsc::Receiver<std::convert::Infallible>;
 
 impl Server {
     /// Begins to accept connections.
@@ -48,45 +64,52 @@ impl Server {
     pub async fn shutdown(self, drain: Drain) {
         self.gateway.ending.go(drain).await;
         self.stop.send_replace(true);
-        if let Ok(open) = self.accepting.await
-            && tokio::time::timeout(drain.finish, open.shutdown()).await.is_err()
+        if let Ok(mut ended) = self.accepting.await
+            && tokio::time::timeout(drain.finish, ended.recv()).await.is_err()
         {
             tracing::warn!(finish_ms = drain.finish.as_millis() as u64, "ended with requests still under way");
         }
     }
 }
 
-async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiver<bool>) -> GracefulShutdown {
+async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiver<bool>) -> Ended {
     let limits = gateway.limits;
-    let service = Observed::new(gateway.clone(), router(gateway));
+    let pace = Pace { heartbeat: limits.heartbeat, stall: limits.stall_timeout };
+    let routes = Observed::new(gateway.clone(), router(gateway));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_headers(limits.headers)
         .max_buf_size(limits.head_bytes.max(8192));
     // No `pipeline_flush`: it holds an answer back for as long as bytes of a next request are there but not all of it.
-    let open = GracefulShutdown::new();
+    let (open, ended) = mpsc::channel(1);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             // Those that the kernel has accepted are served: to the peer they are open.
             _ = stop.wait_for(|stop| *stop) => match listener.accept().now_or_never() {
                 Some(accepted) => accepted,
-                None => return open,
+                None => return ended,
             },
         };
         match accepted {
-            Ok((socket, _)) => {
-                let serving = serve(&http, socket, service.clone(), limits.stall_timeout);
-                let watched = open.watch(serving);
-                let counted = METRICS.connections.hold();
+            Ok((tcp, _)) => {
+                let held = (open.clone(), METRICS.connections.hold());
                 METRICS.accepted.add(1);
-                // An error is a peer that went away or broke the protocol: its own affair, answered if it can be.
+                let serving = serve(&http, tcp, routes.clone(), stop.clone(), pace.stall);
                 tokio::spawn(async move {
-                    let _counted = counted;
-                    if let Err(error) = watched.await {
-                        METRICS.slow_cuts.add(u64::from(took_nothing(&error)));
-                        tracing::trace!(%error, "a connection ended");
+                    match serving.await {
+                        // A task of its own: this one has been as large as a request's.
+                        Ok(Some((tcp, taken))) => drop(tokio::spawn(async move {
+                            let _held = held;
+                            stream::run(tcp, taken, pace).await;
+                        })),
+                        Ok(None) => {}
+                        // A peer that went away or broke the protocol: its own affair, answered if it can be.
+                        Err(error) => {
+                            METRICS.slow_cuts.add(u64::from(took_nothing(&error)));
+                            tracing::trace!(%error, "a connection ended");
+                        }
                     }
                 });
             }
@@ -95,6 +118,43 @@ async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiv
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Serves the requests of a connection, until it ends or a stream takes its socket.
+fn serve(
+    http: &hyper::server::conn::http1::Builder,
+    tcp: TcpStream,
+    routes: Observed<Router>,
+    mut stop: watch::Receiver<bool>,
+    stall: Duration,
+) -> impl Future<Output = hyper::Result<Option<(TcpStream, Taken)>>> + use<> {
+    // Tokens are small and must not wait for each other. Neither setting is worth refusing a connection for.
+    let _ = tcp.set_nodelay(true);
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+    let _ = socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
+    let (slot, blocked) = (Slot::default(), Blocked::default());
+    let socket = TokioIo::new(Socket::new(tcp, stall, blocked.clone()));
+    let mut connection = http.serve_connection(socket, Service { routes, slot: slot.clone() });
+    async move {
+        let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
+        let mut stopping = false;
+        let taken = poll_fn(|context| {
+            if !stopping && stopped.as_mut().poll(context).is_ready() {
+                stopping = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
+                return Poll::Ready(ended.map(|()| None));
+            }
+            // Not before earlier answers have left hyper.
+            match lock(&slot).take_if(|_| !blocked.load(Relaxed)) {
+                Some(taken) => Poll::Ready(Ok(Some(taken))),
+                None => Poll::Pending,
+            }
+        })
+        .await?;
+        Ok(taken.map(|taken| (connection.into_parts().io.into_inner().into_tcp(), taken)))
     }
 }
 
@@ -110,21 +170,59 @@ fn took_nothing(error: &hyper::Error) -> bool {
     false
 }
 
-type Io = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
-type Serving = hyper::server::conn::http1::Connection<Io, TowerToHyperService<Observed<Router>>>;
+/// Where the answer is put that takes the connection's socket.
+type Slot = Arc<Mutex<Option<Taken>>>;
 
-fn serve(
-    http: &hyper::server::conn::http1::Builder,
-    socket: TcpStream,
-    service: Observed<Router>,
-    stall: Duration,
-) -> Serving {
-    // Tokens are small and must not wait for each other. Neither setting is worth refusing a connection for.
-    let _ = socket.set_nodelay(true);
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
-    let _ = socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive);
-    let mut stream = TimeoutStream::new(socket);
-    // A client that takes nothing for so long is cut; it can resume.
-    stream.set_write_timeout(Some(stall));
-    http.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(service))
+fn lock(slot: &Slot) -> std::sync::MutexGuard<'_, Option<Taken>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The routes, for one connection.
+struct Service {
+    routes: Observed<Router>,
+    slot: Slot,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response;
+    type Error = std::convert::Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        let asked = Asked::of(&request);
+        // Routes are always ready.
+        let answer = self.routes.clone().call(request.map(axum::body::Body::new));
+        Answering { answer, asked: Some(asked), slot: self.slot.clone() }
+    }
+}
+
+pin_project! {
+    /// An answer under way. If it is a stream, it goes into the slot and hyper never gets to see it.
+    struct Answering {
+        #[pin]
+        answer: Observing<<Router as tower_service::Service<axum::extract::Request>>::Future>,
+        // Gone once the answer is a stream.
+        asked: Option<Asked>,
+        slot: Slot,
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<Response, std::convert::Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Some(asked) = this.asked else { return Poll::Pending };
+        let mut answer = ready!(this.answer.poll(context))?;
+        match answer.extensions_mut().remove::<Handover>().and_then(Handover::take) {
+            Some(streaming) if asked.wants_body => {
+                let (parts, _) = answer.into_parts();
+                *lock(this.slot) = Some(Taken::new(asked, &parts, streaming));
+                *this.asked = None;
+                // Whoever polls the connection looks into the slot.
+                Poll::Pending
+            }
+            _ => Poll::Ready(Ok(answer)),
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     id::{EntryId, Lane},
     metrics::METRICS,
-    store::{From, Lost, Page, StoreError},
+    store::{Entry, From, Lost, Page, StoreError},
 };
 
 /// Payload bytes in one batch of entries.
@@ -43,6 +43,8 @@ pub enum Start {
 pub enum Update {
     /// Entries, in order.
     Entries(Vec<Arc<Item>>),
+    /// Entries, in order, that were read for this client alone.
+    History(Vec<Entry>),
     /// History is done, up to and with this entry.
     CaughtUp(EntryId),
     /// The cursor was not in the log; entries go on from the first that is.
@@ -155,7 +157,8 @@ impl Follower {
                     news.await;
                 }
                 Taken::Ask => {
-                    if let Some(update) = self.ask().await? {
+                    // Boxed: it is rare, and would make each of many idle followers larger.
+                    if let Some(update) = Box::pin(self.ask()).await? {
                         return Ok(update);
                     }
                     asked = true;
@@ -185,23 +188,23 @@ impl Follower {
             self.caught_up = false;
             self.cursor = EntryId::ZERO;
             self.from_start = true;
-            self.pending = self.entries(&page);
-            return Ok(Some(Update::Reset { reason, first: page.extent.first }));
+            let first = page.extent.first;
+            self.pending = self.entries(page);
+            return Ok(Some(Update::Reset { reason, first }));
         }
         if page.entries.is_empty() && self.from_start && page.extent.last != EntryId::ZERO {
             // Everything was trimmed away; the log goes on after its last entry.
             self.advance(page.extent.last);
         }
-        Ok(self.entries(&page))
+        Ok(self.entries(page))
     }
 
-    fn entries(&mut self, page: &Page) -> Option<Update> {
-        let items: Vec<_> = page.entries.iter().map(|entry| Item::new(entry.id, entry.payload.clone())).collect();
-        let last = items.last()?.id;
-        let bytes: usize = items.iter().map(|item| item.payload.len()).sum();
-        self.page = (PAGE_BYTES / (bytes / items.len()).max(1)).clamp(PAGE_MIN, PAGE_MAX);
+    fn entries(&mut self, page: Page) -> Option<Update> {
+        let last = page.entries.last()?.id;
+        let bytes: usize = page.entries.iter().map(|entry| entry.payload.len()).sum();
+        self.page = (PAGE_BYTES / (bytes / page.entries.len()).max(1)).clamp(PAGE_MIN, PAGE_MAX);
         self.advance(last);
-        Some(Update::Entries(items))
+        Some(Update::History(page.entries))
     }
 
     async fn read(&self, from: From, limit: usize) -> Result<Page, StoreError> {

@@ -132,20 +132,8 @@ impl Client {
         }
         let follower = self.follower.as_mut()?;
         match tokio::time::timeout(patience, follower.next()).await.ok()?.expect("an update") {
-            Update::Entries(items) => {
-                for item in items {
-                    let (payload, life) = world.said.get(&item.id).expect("an entry that was appended");
-                    assert_eq!(payload, &item.payload, "what {} says", item.id);
-                    if let Some(last) = self.last {
-                        assert_eq!(item.id.n, last.n + 1, "a gap or a duplicate after {last}");
-                        assert_eq!(*life, world.said[&last].1, "{} does not continue the log of {last}", item.id);
-                    }
-                    if let Some(first) = self.first.take() {
-                        assert_eq!(item.id, first, "the log begins elsewhere than the reset said");
-                    }
-                    self.last = Some(item.id);
-                }
-            }
+            Update::Entries(items) => items.iter().for_each(|item| self.read(world, item.id, &item.payload)),
+            Update::History(page) => page.iter().for_each(|entry| self.read(world, entry.id, &entry.payload)),
             Update::Reset { reason, first } => {
                 assert!(world.justifies(self.last, reason).await, "a reset, {reason:?}, without need: {:?}", self.last);
                 (self.last, self.first) = (None, first);
@@ -158,6 +146,19 @@ impl Client {
             Update::Closed => panic!("nobody closed the session"),
         }
         Some(())
+    }
+
+    fn read(&mut self, world: &World, id: EntryId, said: &[u8]) {
+        let (payload, life) = world.said.get(&id).expect("an entry that was appended");
+        assert_eq!(payload, said, "what {id} says");
+        if let Some(last) = self.last {
+            assert_eq!(id.n, last.n + 1, "a gap or a duplicate after {last}");
+            assert_eq!(*life, world.said[&last].1, "{id} does not continue the log of {last}");
+        }
+        if let Some(first) = self.first.take() {
+            assert_eq!(id, first, "the log begins elsewhere than the reset said");
+        }
+        self.last = Some(id);
     }
 
     /// Reads until it has what the world has.

@@ -1,0 +1,97 @@
+//! A connection as hyper sees it: a TCP socket that gives a peer up which takes nothing of what is written to it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+
+/// Whether the last write has not gone out whole: then hyper still holds bytes.
+pub type Blocked = Arc<AtomicBool>;
+
+/// See above.
+pub struct Socket {
+    tcp: TcpStream,
+    stall: Duration,
+    /// Set while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+    blocked: Blocked,
+}
+
+impl Socket {
+    pub fn new(tcp: TcpStream, stall: Duration, blocked: Blocked) -> Self {
+        Socket { tcp, stall, stalled: None, blocked }
+    }
+
+    pub fn into_tcp(self) -> TcpStream {
+        self.tcp
+    }
+
+    /// Minds a write of `size` bytes: it has to get on in time.
+    fn mind(
+        &mut self,
+        context: &mut Context<'_>,
+        size: usize,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(result) => {
+                self.stalled = None;
+                self.blocked.store(!matches!(result, Ok(count) if count == size), Relaxed);
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                self.blocked.store(true, Relaxed);
+                let stall = self.stall;
+                ready!(self.stalled.get_or_insert_with(|| Box::pin(sleep(stall))).as_mut().poll(context));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write(context, bytes);
+        self.mind(context, bytes.len(), written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let size = pieces.iter().map(|piece| piece.len()).sum();
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(context, pieces);
+        self.mind(context, size, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(context)
+    }
+}
