@@ -48,12 +48,14 @@ pub enum Asked {
 }
 
 /// Why a stream was cut, for its client to resume.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// The replica is going down.
     Draining,
     /// The store could not be read for too long.
     Store,
+    /// The token under which it flowed has expired.
+    Token,
 }
 
 /// All numbers. The help texts in [`exposition`] say what they are.
@@ -87,12 +89,12 @@ pub struct Metrics {
     /// Clients that took nothing.
     pub slow_cuts: Counter,
     /// Streams that this replica cut, by [`Cut`].
-    pub stream_cuts: [Counter; 2],
+    pub stream_cuts: [Counter; 3],
 
     /// By [`Asked`].
     pub store_time: [Histogram; 2],
-    /// By [`StoreError`]: unavailable, fault.
-    pub store_errors: [Counter; 2],
+    /// By [`StoreError`].
+    pub store_errors: [Counter; 3],
     /// The subscription to Redis is alive.
     pub subscribed: Gauge,
     /// How often it was lost.
@@ -126,9 +128,9 @@ impl Metrics {
             repairs: Counter::new(),
             resets: [const { Counter::new() }; 3],
             slow_cuts: Counter::new(),
-            stream_cuts: [const { Counter::new() }; 2],
+            stream_cuts: [const { Counter::new() }; 3],
             store_time: [const { Histogram::new() }; 2],
-            store_errors: [const { Counter::new() }; 2],
+            store_errors: [const { Counter::new() }; 3],
             subscribed: Gauge::new(),
             subscription_losses: Counter::new(),
             clock_ahead: Gauge::new(),
@@ -187,7 +189,8 @@ impl Metrics {
         match answer {
             Ok(_) => {}
             Err(StoreError::Unavailable(_)) => self.store_errors[0].add(1),
-            Err(StoreError::Fault(_)) => self.store_errors[1].add(1),
+            Err(StoreError::Denied(_)) => self.store_errors[1].add(1),
+            Err(StoreError::Fault(_)) => self.store_errors[2].add(1),
         }
     }
 

@@ -395,6 +395,9 @@ pub enum StoreError {
     /// The store cannot be reached, or did not answer in time. Try again later.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// The store does not let us in, or not do this: its operator has to mend that.
+    #[error("the store refuses us: {0}")]
+    Denied(String),
     /// The store answered something that this version cannot read, or refuses its work for good.
     #[error("the store is at fault: {0}")]
     Fault(String),

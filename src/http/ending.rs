@@ -7,21 +7,45 @@
 //!      ──▶ the listener closes; what is under way finishes  for at most `finish`
 //! ```
 //!
+//! A replica whose store is away for too long lets its streams go in the same way, without going down: elsewhere the
+//! store may be there, and clients that only ever hear heartbeats would not find out.
+//!
 //! From the first step on every answer closes its connection, so that the load balancer keeps none that is about to
 //! end: a request that is sent into one could not be repeated safely.
 
-use std::time::Duration;
+use std::{
+    sync::Weak,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 
-use crate::config::Drain;
+use super::Shared;
+use crate::{config::Drain, metrics::Cut};
 
 /// How far a replica has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
+    /// As before, but for the streams.
+    Lost {
+        spread: Duration,
+    },
     Leaving,
-    Draining { spread: Duration },
+    Draining {
+        spread: Duration,
+    },
+}
+
+impl Phase {
+    /// Whether streams are to be cut: over which time, and why.
+    fn cuts(&self) -> Option<(Duration, Cut)> {
+        match self {
+            Phase::Serving | Phase::Leaving => None,
+            Phase::Lost { spread } => Some((*spread, Cut::Store)),
+            Phase::Draining { spread } => Some((*spread, Cut::Draining)),
+        }
+    }
 }
 
 /// Whether, and how far, this replica is going down.
@@ -40,7 +64,7 @@ impl Default for Ending {
 impl Ending {
     /// It has been told to end.
     pub fn has_begun(&self) -> bool {
-        *self.phase.borrow() != Phase::Serving
+        matches!(*self.phase.borrow(), Phase::Leaving | Phase::Draining { .. })
     }
 
     /// It takes no new streams.
@@ -49,16 +73,30 @@ impl Ending {
     }
 
     /// Takes part as a stream: ready when it is this one's turn to be cut.
-    pub fn turn(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub fn turn(&self) -> impl Future<Output = Cut> + Send + use<> {
         let mut phase = self.phase.subscribe();
         async move {
-            let spread = match phase.wait_for(|phase| matches!(phase, Phase::Draining { .. })).await.as_deref() {
-                Ok(Phase::Draining { spread }) => *spread,
-                _ => Duration::ZERO,
-            };
+            // A stream that comes while the store counts as lost has found it: it waits for the next loss.
+            let mut cuts = phase.borrow_and_update().cuts().filter(|(_, why)| *why == Cut::Draining);
+            while cuts.is_none() && phase.changed().await.is_ok() {
+                cuts = phase.borrow_and_update().cuts();
+            }
+            let (spread, why) = cuts.unwrap_or((Duration::ZERO, Cut::Draining));
             // Boxed: every idle stream holds this future, and none needs the timer until it ends.
             Box::pin(tokio::time::sleep(spread.mul_f64(fastrand::f64()))).await;
+            why
         }
+    }
+
+    /// The store has been away for too long, or is there again. Changes nothing any more once the end has begun.
+    fn store(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let may = matches!(phase, Phase::Serving | Phase::Lost { .. });
+            if may {
+                *phase = to;
+            }
+            may
+        });
     }
 
     /// Goes through the first two steps. What is left then is for the server to finish.
@@ -69,6 +107,31 @@ impl Ending {
         // Over when the last stream is gone. One that is stuck in a write to a client that takes nothing does not see
         // its turn, and ends with the process.
         let _ = tokio::time::timeout(drain.spread, self.phase.closed()).await;
+    }
+}
+
+/// How often the store is asked whether it is there.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// Lets the streams go when the store has been away for so long. Lives as long as the gateway.
+pub(super) async fn watch_store(gateway: Weak<Shared>, patience: Duration, spread: Duration) {
+    let (mut heard, mut lost) = (Instant::now(), false);
+    loop {
+        tokio::time::sleep(ASK_EVERY.min(patience)).await;
+        let Some(gateway) = gateway.upgrade() else { return };
+        if gateway.store.health().await.is_ok() {
+            heard = Instant::now();
+            if lost {
+                lost = false;
+                gateway.ending.store(Phase::Serving);
+            }
+        } else if heard.elapsed() > patience {
+            // Once in so long, for streams that came in between.
+            (heard, lost) = (Instant::now(), true);
+            let patience_ms = patience.as_millis() as u64;
+            tracing::warn!(patience_ms, "the store has been away for too long: streams are cut, to resume elsewhere");
+            gateway.ending.store(Phase::Lost { spread });
+        }
     }
 }
 

@@ -25,12 +25,16 @@ use tower_service::Service as _;
 
 use super::{
     Gateway,
+    ending::watch_store,
     observe::{Observed, Observing},
     router,
     socket::{Blocked, Socket},
     stream::{self, Asked, Handover, Pace, Taken},
 };
-use crate::{config::Drain, metrics::METRICS};
+use crate::{
+    config::{Config, Drain},
+    metrics::METRICS,
+};
 
 /// Peers that vanish without a word are noticed by the kernel after about a minute and a half.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -52,8 +56,10 @@ type Ended = mpsc::Receiver<std::convert::Infallible>;
 
 impl Server {
     /// Begins to accept connections.
-    pub fn start(listener: TcpListener, gateway: Gateway) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, gateway: Gateway, config: &Config) -> io::Result<Self> {
         let addr = listener.local_addr()?;
+        let (patience, spread) = (config.redis_patience, config.drain.spread);
+        tokio::spawn(watch_store(Arc::downgrade(&gateway), patience, spread));
         let (stop, stopped) = watch::channel(false);
         let accepting = tokio::spawn(accept(listener, gateway.clone(), stopped));
         Ok(Server { addr, gateway, stop, accepting })

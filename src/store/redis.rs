@@ -11,7 +11,9 @@
 mod append;
 mod clock;
 mod commit;
+mod link;
 mod script;
+pub mod start;
 mod tail;
 
 use std::{
@@ -25,10 +27,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_redis::{Manager, Pool, Runtime};
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, Value,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, Value};
+
+use link::Link;
 
 use super::{
     Commit, Entry, Extent, From, Lost, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription,
@@ -82,7 +83,7 @@ pub struct RedisStore {
     commit: script::Script,
     erase: redis::Script,
     reads: redis::Script,
-    commits: Vec<ConnectionManager>,
+    commits: Vec<Link>,
     /// Sessions are spread over the commit connections by this hash; one session stays on one.
     spread: std::hash::RandomState,
     pages: Pool,
@@ -122,19 +123,13 @@ impl RedisStore {
         let info = info.set_tcp_settings(tcp);
         let client = Client::open(info.clone()).map_err(fault)?;
 
-        let manager = ConnectionManagerConfig::new()
+        let link = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(config.timeout))
-            .set_response_timeout(Some(config.timeout))
-            .set_min_delay(Duration::from_millis(20))
-            .set_max_delay(Duration::from_millis(500))
-            .set_number_of_retries(3);
+            .set_response_timeout(Some(config.timeout));
         let mut commits = Vec::new();
         for _ in 0..config.commit_connections.max(1) {
-            let connecting = ConnectionManager::new_with_config(client.clone(), manager.clone());
-            let connection = tokio::time::timeout(config.timeout, connecting)
-                .await
-                .map_err(|_| StoreError::Unavailable(format!("no connection within {:?}", config.timeout)))?;
-            commits.push(connection.map_err(store_error)?);
+            let link = Link::start(client.clone(), link.clone(), config.timeout).await;
+            commits.push(link.map_err(store_error)?);
         }
 
         // A page may be megabytes: give it longer than a commit.
@@ -152,7 +147,7 @@ impl RedisStore {
 
         let appenders = commits.iter().map(|commits| append::Appender::start(commits.clone(), &config)).collect();
         let keys = Keys { prefix: config.prefix.as_str().into() };
-        let tails = tail::Tails::start(client, commits.clone(), &config).await?;
+        let tails = tail::Tails::start(client, commits.clone(), pages.clone(), &config).await?;
         Ok(RedisStore {
             keys,
             appenders,
@@ -183,7 +178,7 @@ impl RedisStore {
     }
 
     async fn transact(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
-        let mut connection = self.pages.get().await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let mut connection = self.pages.get().await.map_err(pool_error)?;
         match pipe.query_async(&mut connection).await {
             // When its memory is full Redis queues no commands for a transaction, but a script may still read. Not the
             // usual way: a page that passes through Lua costs more.
@@ -223,6 +218,9 @@ impl Store for RedisStore {
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.config.timeout))));
         METRICS.asked(Asked::Commit, since, &outcome);
+        if matches!(&outcome, Err(StoreError::Unavailable(why)) if why.contains("READONLY")) {
+            self.commits[at].takes_no_writes();
+        }
         outcome
     }
 
@@ -311,7 +309,8 @@ impl Store for RedisStore {
     }
 
     async fn delete(&self, session: &Name) -> Result<bool, StoreError> {
-        let mut connection = self.pages.get().await.map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        // A write, so over a connection that is replaced where a server takes none.
+        let mut connection = self.commits[self.commit_connection(session)].clone();
         let mut erase = self.erase.prepare_invoke();
         erase.key(self.keys.meta(session));
         for lane in Lane::ALL {
@@ -359,17 +358,38 @@ fn refused(error: &RedisError, codes: &[&str]) -> bool {
 const PASSING: [&str; 9] =
     ["BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"];
 
-/// What passes is `Unavailable`; what an operator has to mend is a `Fault`.
+/// Codes of errors that say that we may not.
+const DENYING: [&str; 3] = ["NOAUTH", "NOPERM", "WRONGPASS"];
+
+/// What passes is `Unavailable`; what an operator has to mend is `Denied` or a `Fault`.
 fn store_error(error: RedisError) -> StoreError {
     let lost = matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound);
-    let passing = lost || refused(&error, &PASSING);
-    if passing { StoreError::Unavailable(error.to_string()) } else { StoreError::Fault(error.to_string()) }
+    if lost || refused(&error, &PASSING) {
+        StoreError::Unavailable(error.to_string())
+    } else if error.kind() == ErrorKind::AuthenticationFailed || refused(&error, &DENYING) {
+        StoreError::Denied(error.to_string())
+    } else {
+        StoreError::Fault(error.to_string())
+    }
 }
 
 /// The same for an error that a script caught and gave as a text, which begins with its code.
 fn script_error(error: &str) -> StoreError {
-    let passing = error.split(' ').next().is_some_and(|code| PASSING.contains(&code.trim_start_matches('-')));
-    if passing { StoreError::Unavailable(error.to_owned()) } else { StoreError::Fault(error.to_owned()) }
+    let code = error.split(' ').next().unwrap_or_default().trim_start_matches('-');
+    let text = error.to_owned();
+    match code {
+        _ if PASSING.contains(&code) => StoreError::Unavailable(text),
+        _ if DENYING.contains(&code) => StoreError::Denied(text),
+        _ => StoreError::Fault(text),
+    }
+}
+
+/// An error of the pool: what it says is that of the connection that it could not make, or that there is none free.
+fn pool_error(error: deadpool_redis::PoolError) -> StoreError {
+    match error {
+        deadpool_redis::PoolError::Backend(error) => store_error(error),
+        other => StoreError::Unavailable(other.to_string()),
+    }
 }
 
 fn unreadable(what: &str, reply: &dyn std::fmt::Debug) -> StoreError {

@@ -6,13 +6,13 @@
 //! `commit.lua`, which does everything). What the script is not made for, it leaves undone, and `commit.lua` decides.
 
 use bytes::Bytes;
-use redis::{Value, aio::ConnectionManager};
+use redis::Value;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
-use super::{Keys, RedisConfig, array, script::Script, script_error, store_error, text, unreadable};
+use super::{Keys, RedisConfig, array, link::Link, script::Script, script_error, store_error, text, unreadable};
 use crate::{
     id::{EntryId, Lane, Ms, Name},
     store::{Commit, Outcome, Parted, StoreError, Version, Window},
@@ -49,7 +49,7 @@ impl Drop for Appender {
 }
 
 impl Appender {
-    pub fn start(connection: ConnectionManager, config: &RedisConfig) -> Self {
+    pub fn start(connection: Link, config: &RedisConfig) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let script = Script::new(include_str!("append.lua").to_owned());
         let calls = Calls { connection, script, config: config.clone() };
@@ -101,7 +101,7 @@ fn appended(first: EntryId, commit: &Commit) -> Outcome {
 }
 
 struct Calls {
-    connection: ConnectionManager,
+    connection: Link,
     script: Script,
     config: RedisConfig,
 }
@@ -111,12 +111,19 @@ impl Calls {
     async fn run(mut self, mut waiting: mpsc::Receiver<Append>) {
         let mut batch: Vec<Append> = Vec::with_capacity(BATCH);
         while let Some(first) = waiting.recv().await {
-            let mut bytes = first.bytes();
-            batch.push(first);
-            while batch.len() < BATCH && bytes < BATCH_BYTES {
-                let Ok(next) = waiting.try_recv() else { break };
-                bytes += next.bytes();
-                batch.push(next);
+            let (mut next, mut bytes) = (Some(first), 0);
+            while let Some(append) = next {
+                // Whoever asked has been told that the time is up: after an outage the queue is full of those, and they
+                // would hold up the ones that are still waited for.
+                if !append.done.is_closed() {
+                    bytes += append.bytes();
+                    batch.push(append);
+                }
+                let room = batch.len() < BATCH && bytes < BATCH_BYTES;
+                next = room.then(|| waiting.try_recv().ok()).flatten();
+            }
+            if batch.is_empty() {
+                continue;
             }
             let answers = self.call(&batch).await;
             for (at, append) in batch.drain(..).enumerate() {

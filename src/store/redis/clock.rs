@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use redis::aio::ConnectionManager;
-
+use super::link::Link;
 use crate::metrics::METRICS;
 
 /// Clocks that are kept by NTP drift apart by less than this file can see in between.
@@ -13,7 +12,7 @@ const EVERY: Duration = Duration::from_secs(10);
 const QUESTIONS: usize = 5;
 
 /// Asks for the time now and again, for as long as it is let.
-pub async fn keep(commits: Vec<ConnectionManager>) {
+pub async fn keep(commits: Vec<Link>) {
     let Some(mut connection) = commits.into_iter().next() else { return };
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

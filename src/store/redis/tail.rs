@@ -15,10 +15,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use deadpool_redis::Pool;
 use futures_util::StreamExt;
 use redis::{
     Client, RedisResult,
-    aio::{ConnectionManager, PubSubSink, PubSubStream},
+    aio::{PubSubSink, PubSubStream},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -26,7 +27,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{RedisConfig, store_error};
+use super::{RedisConfig, link::Link, store_error};
 use crate::{
     id::{EntryId, Lane},
     metrics::METRICS,
@@ -75,7 +76,8 @@ impl Tails {
     /// Connects, and starts the tasks that keep it so.
     pub async fn start(
         client: Client,
-        commits: Vec<ConnectionManager>,
+        commits: Vec<Link>,
+        pages: Pool,
         config: &RedisConfig,
     ) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared::default());
@@ -87,6 +89,7 @@ impl Tails {
             operations: receiver,
             beat: beat.clone(),
             timeout: config.timeout,
+            pages,
         };
         let connection = keeper.connect().await.map_err(store_error)?;
         let tasks = vec![
@@ -132,7 +135,7 @@ impl Drop for Tails {
 }
 
 /// Publishes the beat, over each commit connection in turn: a dead one is found and replaced before it is needed.
-async fn beats(mut commits: Vec<ConnectionManager>, channel: String) {
+async fn beats(mut commits: Vec<Link>, channel: String) {
     let mut every = tokio::time::interval(BEAT_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -140,7 +143,11 @@ async fn beats(mut commits: Vec<ConnectionManager>, channel: String) {
         let beats = commits.iter_mut().map(|connection| {
             let mut publish = redis::cmd("PUBLISH");
             publish.arg(&channel).arg("b");
-            async move { timeout(BEAT_EVERY, publish.query_async::<redis::Value>(connection)).await }
+            async move {
+                if timeout(BEAT_EVERY, publish.query_async::<redis::Value>(connection)).await.is_err() {
+                    connection.no_answer();
+                }
+            }
         });
         // A beat that fails is seen as silence by the keeper, who reports it.
         futures_util::future::join_all(beats).await;
@@ -153,6 +160,7 @@ struct Keeper {
     operations: mpsc::UnboundedReceiver<Operation>,
     beat: String,
     timeout: Duration,
+    pages: Pool,
 }
 
 type Connection = (PubSubSink, PubSubStream);
@@ -184,6 +192,8 @@ impl Keeper {
             self.shared.alive.store(false, Ordering::Relaxed);
             METRICS.subscribed.set(0);
             METRICS.subscription_losses.add(1);
+            // They may lead to the same dead end, and a repair must not read from a server that is none any more.
+            self.pages.retain(|_, _| false);
             tracing::warn!(why, "lost the subscription to Redis; streams wait and catch up when it is back");
             let (lost, mut pause) = (Instant::now(), RECONNECT_MIN);
             connection = loop {

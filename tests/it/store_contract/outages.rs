@@ -262,7 +262,8 @@ async fn a_store_does_not_begin_without_redis() {
     let mut config = RedisConfig::new(server.url());
     config.timeout = TIMEOUT;
     server.cli(&["CONFIG", "SET", "requirepass", "secret"]);
-    fault(RedisStore::connect(config.clone()).await.map(drop));
+    let denied = RedisStore::connect(config.clone()).await.map(drop);
+    assert!(matches!(denied, Err(StoreError::Denied(_))), "{denied:?}");
     server.freeze();
     let asked = Instant::now();
     unavailable(RedisStore::connect(config.clone()).await.map(drop));

@@ -45,7 +45,15 @@ struct Target {
 }
 
 impl Balancer {
+    /// Between clients and gateways.
     pub async fn start(targets: &[SocketAddr]) -> Self {
+        let mut balancer = Self::tcp(targets).await;
+        balancer.tasks.push(tokio::spawn(ask(balancer.shared.clone())));
+        balancer
+    }
+
+    /// Before anything that speaks TCP, and asks nobody whether he is ready.
+    pub async fn tcp(targets: &[SocketAddr]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
@@ -54,13 +62,13 @@ impl Balancer {
             delay_us: AtomicU64::new(0),
             cuts: watch::Sender::new((0, 0.0)),
         });
-        let balancer = Balancer {
-            addr,
-            tasks: vec![tokio::spawn(accept(listener, shared.clone())), tokio::spawn(ask(shared.clone()))],
-            shared,
-        };
+        let balancer = Balancer { addr, tasks: vec![tokio::spawn(accept(listener, shared.clone()))], shared };
         targets.iter().for_each(|target| balancer.add(*target));
         balancer
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     pub fn url(&self) -> String {
@@ -76,7 +84,6 @@ impl Balancer {
         self.shared.targets().retain(|target| target.addr != addr);
     }
 
-    #[allow(dead_code)]
     /// From now on everything takes so much longer.
     pub fn delay(&self, delay: Duration) {
         self.shared.delay_us.store(delay.as_micros() as u64, Relaxed);

@@ -24,6 +24,11 @@ impl Replica {
 
     /// Starts a gateway with these arguments.
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::try_start(arguments).unwrap_or_else(|said| panic!("the gateway ended before it listened:\n{said}"))
+    }
+
+    /// The same, or what it said before it ended.
+    pub fn try_start(arguments: &[&str]) -> Result<Self, String> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_moorline"))
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
@@ -36,7 +41,10 @@ impl Replica {
         let url = loop {
             let mut line = String::new();
             let read = log.read_line(&mut line).expect("the gateway's log");
-            assert!(read > 0, "the gateway ended before it listened:\n{seen}");
+            if read == 0 {
+                let _ = child.wait();
+                return Err(seen);
+            }
             // As text or as JSON.
             if let Some((_, url)) = line.trim_end().split_once("listens on ") {
                 break url.trim_end_matches("\"}").to_owned();
@@ -53,7 +61,7 @@ impl Replica {
             }
             eprint!("{}", saying.lock().unwrap_or_else(PoisonError::into_inner));
         });
-        Replica { url, child: Mutex::new(child), log: said }
+        Ok(Replica { url, child: Mutex::new(child), log: said })
     }
 
     /// What it has said so far.

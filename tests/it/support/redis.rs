@@ -101,6 +101,14 @@ impl RedisServer {
         printed(&reply.unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
+    /// The same with a password.
+    pub fn cli_as(&self, password: &str, command: &[&str]) -> String {
+        let url = format!("redis://:{password}@127.0.0.1:{}/", self.port);
+        let connection = Client::open(url).and_then(|client| client.get_connection_with_timeout(PATIENCE));
+        let reply = connection.and_then(|mut connection| run(&mut connection, command));
+        printed(&reply.unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
     fn signal(&self, signal: &str) {
         let process = self.process();
         let server = &process.as_ref().expect("a running server").server;

@@ -1,0 +1,200 @@
+//! A connection that many commands are under way on at once, replaced as soon as it is of no use any more.
+//!
+//! It is of no use when it is lost; when it is *silent* (after a partition nothing says that the peer is gone, and TCP
+//! alone would wait for a quarter of an hour); and when it leads to a server that *takes no writes* (after a failover the
+//! old master is a replica, its connections stand, and only the name leads to the new one). The connection manager of
+//! redis-rs knows the first case alone.
+//!
+//! Commands that find no connection wait for the next attempt to make one, and share its error if it fails. What was under
+//! way on a connection that is replaced fails; whether it was done is unknown.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Commands or beats without an answer, with none answered in between, after which a connection counts as silent.
+const UNANSWERED_MAX: u32 = 3;
+/// A server that takes no writes is asked for by its name again after so long, and not at every write that it refuses.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// A shared connection. Clones share it; it ends with the last of them.
+#[derive(Clone)]
+pub struct Link(Arc<Shared>);
+
+struct Shared {
+    stand: watch::Sender<Stand>,
+    unanswered: AtomicU32,
+    /// When the connection was made.
+    since: Mutex<Instant>,
+    db: i64,
+}
+
+#[derive(Clone)]
+enum Stand {
+    /// An attempt is under way, or about to be.
+    Connecting,
+    Up(MultiplexedConnection),
+    /// The last attempt failed; the next follows after a pause.
+    Failed(RedisError),
+}
+
+impl Link {
+    /// Connects. Fails if that does not work now; what is lost later is made anew.
+    pub async fn start(client: Client, config: AsyncConnectionConfig, patience: Duration) -> RedisResult<Self> {
+        let connection = attempt(&client, &config, patience).await?;
+        let shared = Arc::new(Shared {
+            stand: watch::Sender::new(Stand::Up(connection)),
+            unanswered: AtomicU32::new(0),
+            since: Mutex::new(Instant::now()),
+            db: client.get_connection_info().redis_settings().db(),
+        });
+        tokio::spawn(keep(Arc::downgrade(&shared), shared.stand.subscribe(), client, config, patience));
+        Ok(Link(shared))
+    }
+
+    /// A beat was sent over it, and no answer came.
+    pub fn no_answer(&self) {
+        if self.0.unanswered.fetch_add(1, Relaxed) + 1 >= UNANSWERED_MAX {
+            self.replace("it is silent");
+        }
+    }
+
+    /// The server takes no writes.
+    pub fn takes_no_writes(&self) {
+        let since = *self.0.since.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.elapsed() > LOOK_AGAIN {
+            self.replace("the server takes no writes");
+        }
+    }
+
+    fn replace(&self, why: &str) {
+        self.0.unanswered.store(0, Relaxed);
+        self.0.stand.send_if_modified(|stand| {
+            let up = matches!(stand, Stand::Up(_));
+            if up {
+                tracing::warn!(why, "a connection to Redis is replaced");
+                *stand = Stand::Connecting;
+            }
+            up
+        });
+    }
+
+    async fn connection(&self) -> RedisResult<MultiplexedConnection> {
+        if let Stand::Up(connection) = &*self.0.stand.borrow() {
+            return Ok(connection.clone());
+        }
+        let mut stand = self.0.stand.subscribe();
+        // It may have come up in between, and would not change again.
+        if let Stand::Up(connection) = &*stand.borrow() {
+            return Ok(connection.clone());
+        }
+        loop {
+            // Not the failure of before we came: that of the next attempt.
+            stand.changed().await.map_err(|_| RedisError::from((ErrorKind::Io, "the connection has ended")))?;
+            match &*stand.borrow_and_update() {
+                Stand::Up(connection) => return Ok(connection.clone()),
+                Stand::Failed(error) => return Err(error.clone()),
+                Stand::Connecting => {}
+            }
+        }
+    }
+
+    fn heed<T>(&self, result: &RedisResult<T>) {
+        match result {
+            Err(error) if error.is_timeout() => self.no_answer(),
+            Err(error) if error.is_unrecoverable_error() => self.replace("it is lost"),
+            // Any other error is an answer, too.
+            _ if self.0.unanswered.load(Relaxed) > 0 => self.0.unanswered.store(0, Relaxed),
+            _ => {}
+        }
+    }
+}
+
+impl ConnectionLike for Link {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            let result = self.connection().await?.send_packed_command(cmd).await;
+            self.heed(&result);
+            result
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            let result = self.connection().await?.send_packed_commands(pipeline, offset, count).await;
+            self.heed(&result);
+            result
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.db
+    }
+}
+
+async fn attempt(
+    client: &Client,
+    config: &AsyncConnectionConfig,
+    patience: Duration,
+) -> RedisResult<MultiplexedConnection> {
+    let late = |_| RedisError::from((ErrorKind::Io, "no connection in time"));
+    let connected = async {
+        let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
+        // Without a password that it now wants, Redis would drop the connection at the first long command.
+        redis::cmd("PING").query_async::<Value>(&mut connection).await?;
+        Ok(connection)
+    };
+    timeout(patience, connected).await.map_err(late)?
+}
+
+/// Makes a new connection whenever one is wanted, until nobody holds the link any more.
+async fn keep(
+    link: Weak<Shared>,
+    mut wanted: watch::Receiver<Stand>,
+    client: Client,
+    config: AsyncConnectionConfig,
+    patience: Duration,
+) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        if wanted.wait_for(|stand| !matches!(stand, Stand::Up(_))).await.is_err() {
+            return;
+        }
+        let attempt = attempt(&client, &config, patience).await;
+        let Some(link) = link.upgrade() else { return };
+        match attempt {
+            Ok(connection) => {
+                pause = PAUSE_MIN;
+                *link.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                link.stand.send_replace(Stand::Up(connection));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no connection to Redis yet");
+                link.stand.send_replace(Stand::Failed(error));
+                drop(link);
+                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Redis in trouble, as clients of the gateway see it: appends are answered in time, nothing is answered 2xx that is not
+//! in the log, streams stay open and catch up.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::support::{
+    PATIENCE,
+    balancer::Balancer,
+    eventually,
+    gateway::{Answer, Gateway, Session},
+    process::Replica,
+    redis::{APPEND_ONLY, RedisServer},
+    unique,
+};
+
+/// How long the gateway waits for Redis in these tests.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// An answer that takes longer is no answer "after a short bounded wait", even on a busy machine.
+const BOUND: Duration = Duration::from_secs(10);
+
+async fn gateway(redis_url: String) -> Gateway {
+    Gateway::start_with(crate::store_contract::Backend::Redis, |config| {
+        config.redis_url = Some(redis_url);
+        config.redis_timeout = TIMEOUT;
+        config.limits.heartbeat = Duration::from_millis(200);
+    })
+    .await
+}
+
+async fn append(session: &Session, n: u64) -> Answer {
+    let asked = Instant::now();
+    let answer = session.post("/events", json!({"data": n})).await;
+    assert!(asked.elapsed() < BOUND, "an answer after {:?}", asked.elapsed());
+    answer
+}
+
+/// Appends until it works again.
+async fn append_at_last(session: &Session, n: u64) {
+    eventually("an append works", || async { (append(session, n).await.status == 201).then_some(()) }).await;
+}
+
+/// What an append gets while the store is away.
+fn is_unavailable(answer: Answer) {
+    assert_eq!(answer.headers.get("retry-after").and_then(|after| after.to_str().ok()), Some("1"), "{answer:?}");
+    answer.problem(503, "store_unavailable");
+}
+
+/// Begins trouble, looks at it, ends it: appends get 503 meanwhile, the open stream goes on as if nothing had been, and
+/// the log holds what was answered with success.
+async fn goes_through(url: String, begin: impl AsyncFnOnce(), end: impl AsyncFnOnce()) {
+    let gateway = gateway(url).await;
+    let session = gateway.session();
+    append(&session, 1).await.is(201);
+    let mut stream = session.follow("").await;
+    assert_eq!(stream.data(1).await, [1]);
+    stream.caught_up().await;
+
+    begin().await;
+    eventually("trouble", || async { (append(&session, 100).await.status != 201).then_some(()) }).await;
+    is_unavailable(append(&session, 101).await);
+    end().await;
+
+    append_at_last(&session, 2).await;
+    // What was answered with 503 may be there, in between.
+    let mut seen = Vec::new();
+    while seen.last() != Some(&json!(2)) {
+        seen.extend(stream.data(1).await);
+    }
+    seen.insert(0, json!(1));
+    assert_eq!(session.data().await, seen);
+    assert!(seen.iter().all(|n| [1, 2, 100, 101].contains(&n.as_u64().expect("a number"))), "{seen:?}");
+    let ready =
+        || async { (session.http.get(gateway.url("/readyz")).send().await.ok()?.status() == 200).then_some(()) };
+    eventually("the gateway is ready", ready).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_killed_and_comes_back_with_its_file() {
+    let redis = RedisServer::start_with(&APPEND_ONLY);
+    goes_through(redis.url(), async || redis.kill9(), async || redis.restart()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_frozen_and_thaws() {
+    let redis = RedisServer::start();
+    goes_through(redis.url(), async || redis.freeze(), async || redis.thaw()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_becomes_a_replica_and_a_master_again() {
+    let redis = RedisServer::start();
+    let begin = async || drop(redis.cli(&["REPLICAOF", "127.0.0.1", "1"]));
+    goes_through(redis.url(), begin, async || drop(redis.cli(&["REPLICAOF", "NO", "ONE"]))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_full() {
+    let redis = RedisServer::start();
+    let begin = async || drop(redis.cli(&["CONFIG", "SET", "maxmemory", "1"]));
+    goes_through(redis.url(), begin, async || drop(redis.cli(&["CONFIG", "SET", "maxmemory", "0"]))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_takes_away_the_right_to_write() {
+    let redis = RedisServer::start();
+    let begin = async || drop(redis.cli(&["ACL", "SETUSER", "default", "-evalsha", "-eval"]));
+    let end = async || drop(redis.cli(&["ACL", "SETUSER", "default", "+evalsha", "+eval"]));
+    goes_through(redis.url(), begin, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_wants_a_password_that_the_gateway_does_not_have() {
+    let redis = RedisServer::start();
+    let begin = async || {
+        redis.cli(&["CONFIG", "SET", "requirepass", "changed"]);
+        // Those that are there would stay. This one needs the password, too.
+        redis.cli_as("changed", &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    };
+    let end = async || drop(redis.cli_as("changed", &["CONFIG", "SET", "requirepass", ""]));
+    goes_through(redis.url(), begin, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_loads_its_data() {
+    let redis = RedisServer::start_with(&[
+        "--enable-debug-command",
+        "yes",
+        "--key-load-delay",
+        "500",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ]);
+    redis.cli(&["DEBUG", "POPULATE", "10000"]);
+    let redis = Arc::new(redis);
+    let loader = redis.clone();
+    let (loaded, loading) = std::sync::mpsc::channel();
+    let begin = async move || {
+        std::thread::spawn(move || loaded.send(loader.cli(&["DEBUG", "RELOAD"])));
+    };
+    let end = async || drop(loading.recv_timeout(PATIENCE).expect("the data is loaded"));
+    goes_through(redis.url(), begin, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_behind_a_network_that_swallows_everything() {
+    let redis = RedisServer::start();
+    let network = Balancer::tcp(&[([127, 0, 0, 1], redis.port()).into()]).await;
+    // Open connections are dead for good, and nobody is told; only new ones work. TCP would not notice for long.
+    let begin = async || network.delay(Duration::from_secs(3600));
+    goes_through(format!("redis://{}/", network.addr()), begin, async || network.delay(Duration::ZERO)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_slow() {
+    let redis = RedisServer::start();
+    let network = Balancer::tcp(&[([127, 0, 0, 1], redis.port()).into()]).await;
+    let gateway = gateway(format!("redis://{}/", network.addr())).await;
+    let session = gateway.session();
+    // Slow, but in time.
+    network.delay(Duration::from_millis(100));
+    append(&session, 1).await.is(201);
+    // Too slow.
+    network.delay(2 * TIMEOUT);
+    is_unavailable(append(&session, 2).await);
+    network.delay(Duration::ZERO);
+    append_at_last(&session, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_leads_to_another_server_after_a_failover_is_followed() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let name = Balancer::tcp(&[([127, 0, 0, 1], old.port()).into()]).await;
+    let gateway = gateway(format!("redis://{}/", name.addr())).await;
+    let session = gateway.session();
+    append(&session, 1).await.is(201);
+    let mut stream = session.follow("").await;
+    assert_eq!(stream.data(1).await, [1]);
+    stream.caught_up().await;
+
+    // The new one has all that the old one had.
+    new.cli(&["REPLICAOF", "127.0.0.1", &old.port().to_string()]);
+    eventually("a replica in step", || async {
+        let (old, new) = (old.cli(&["DBSIZE"]), new.cli(&["DBSIZE"]));
+        (old == new && new != "0").then_some(())
+    })
+    .await;
+    new.cli(&["REPLICAOF", "NO", "ONE"]);
+    old.cli(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]);
+    name.add(([127, 0, 0, 1], new.port()).into());
+    name.remove(([127, 0, 0, 1], old.port()).into());
+
+    // No connection broke: it takes the refusal of a write to find out.
+    append_at_last(&session, 2).await;
+    assert_eq!(stream.data(1).await, [2]);
+    assert_eq!(session.data().await, [1, 2]);
+    assert_eq!(new.cli(&["DBSIZE"]), "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flushed_scripts_are_nobodys_trouble() {
+    let redis = RedisServer::start();
+    let gateway = gateway(redis.url()).await;
+    let session = gateway.session();
+    for n in 1..=3 {
+        append(&session, n).await.is(201);
+        redis.cli(&["SCRIPT", "FLUSH"]);
+    }
+    assert_eq!(session.data().await, [1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_value_at_a_key_is_the_trouble_of_its_session_alone() {
+    let redis = RedisServer::start();
+    let gateway = gateway(redis.url()).await;
+    let (spoilt, other) = (gateway.session(), gateway.session());
+    append(&spoilt, 1).await.is(201);
+    let key = redis.cli(&["KEYS", &format!("*{{{}}}:events", spoilt.name)]);
+    redis.cli(&["SET", &key, "foreign"]);
+    append(&spoilt, 2).await.problem(500, "store_fault");
+    append(&other, 1).await.is(201);
+    // Deletion is the way out.
+    let deleted = spoilt.http.delete(spoilt.url("")).send().await.expect("an answer");
+    assert_eq!(deleted.status(), 204);
+    append(&spoilt, 3).await.is(201);
+    assert_eq!(spoilt.data().await, [3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_cut_when_redis_stays_away() {
+    let redis = RedisServer::start_with(&APPEND_ONLY);
+    let gateway = Gateway::start_with(crate::store_contract::Backend::Redis, |config| {
+        config.redis_url = Some(redis.url());
+        config.redis_timeout = TIMEOUT;
+        config.redis_patience = Duration::from_secs(2);
+        config.drain.spread = Duration::from_millis(300);
+        config.limits.heartbeat = Duration::from_millis(100);
+    })
+    .await;
+    let session = gateway.session();
+    append(&session, 1).await.is(201);
+    let mut stream = session.follow("").await;
+    let last = stream.entry().await.id;
+    redis.kill9();
+    stream.cut().await;
+    redis.restart();
+    // It is the store that was lost, not the replica: it serves again.
+    let resumed = eventually("a stream", || async {
+        let response = session.try_follow("events", "", Some(&last)).await;
+        (response.status() == 200).then_some(response)
+    });
+    resumed.await;
+    append_at_last(&session, 2).await;
+    let mut stream = session.resume("", &last).await;
+    assert_eq!(stream.data(1).await, [2]);
+}
+
+fn serve(url: &str, wait: &'static str) -> tokio::task::JoinHandle<Result<Replica, String>> {
+    let (url, prefix) = (url.to_owned(), unique("start"));
+    tokio::task::spawn_blocking(move || {
+        Replica::try_start(&["--redis-url", &url, "--redis-prefix", &prefix, "--redis-wait", wait])
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_waits_for_redis_at_its_start() {
+    let redis = RedisServer::start();
+    redis.kill9();
+    let replica = serve(&redis.url(), "60s");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!replica.is_finished(), "it has not waited");
+    redis.restart();
+    let replica = tokio::time::timeout(PATIENCE, replica).await.expect("a gateway in time").expect("no panic");
+    let log = replica.expect("a gateway").log();
+    assert_eq!(log.matches("Redis is not there yet").count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_without_redis_gives_up_and_says_why() {
+    let redis = RedisServer::start();
+    redis.kill9();
+    let said = serve(&redis.url(), "300ms").await.expect("no panic").err().expect("no gateway");
+    assert!(said.contains("error: the store is not available") && said.contains("tried for"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_is_not_tried_again_and_never_shown() {
+    let redis = RedisServer::start();
+    redis.cli(&["CONFIG", "SET", "requirepass", "right-password"]);
+    for credentials in [":wrong-password@", ""] {
+        let url = format!("redis://{credentials}127.0.0.1:{}/", redis.port());
+        let said = serve(&url, "60s").await.expect("no panic").err().expect("no gateway");
+        assert!(said.contains("error: the store refuses us"), "{said}");
+        assert!(!said.contains("wrong-password") && !said.contains("not there yet"), "{said}");
+    }
+    let url = format!("redis://:right-password@127.0.0.1:{}/", redis.port());
+    drop(serve(&url, "60s").await.expect("no panic").expect("a gateway"));
+}
