@@ -278,9 +278,9 @@ class DurableStreamsNode(Server):
         return [process.pid]
 
 
-def redis_benchmark(before, running, event_bytes, events):
+def redis_benchmark(running, event_bytes, events):
     """XADDs a second that Redis itself takes, 32 at a time on each of 50 connections, into 200 streams."""
     port = Server.start_redis(None, running)
     arguments = ["-p", str(port), "-P", "32", "-n", str(events), "-r", "200", "--csv"]
-    out = command([*before, "redis-benchmark", *arguments, "XADD", "s:__rand_int__", "*", "e", "x" * event_bytes], "redis-benchmark")
+    out = command(["redis-benchmark", *arguments, "XADD", "s:__rand_int__", "*", "e", "x" * event_bytes], "redis-benchmark")
     return float(out.splitlines()[-1].split('","')[1])
