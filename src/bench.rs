@@ -48,6 +48,8 @@ pub struct Plan {
     pub sessions: usize,
     /// Clients of each session.
     pub clients: usize,
+    /// Of a hundred clients, how many open their stream and then read nothing of it.
+    pub stalled: usize,
     /// Connections that publish.
     pub publishers: usize,
     /// Events a second in all; `None`: each publisher sends as soon as it has its answer.

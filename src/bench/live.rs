@@ -71,10 +71,18 @@ impl Load {
 pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
     let total = plan.sessions * plan.clients;
     // Clients first, so that the clock starts with all of them live.
-    let mut readers = Vec::with_capacity(total);
+    // Spread over the sessions, and within each.
+    let stalled = |n: usize| (n % plan.sessions + n / plan.sessions * 37) % 100 < plan.stalled;
+    let (mut readers, mut unread) = (Vec::with_capacity(total), Vec::new());
     for n in 0..total {
         let session = n % plan.sessions;
-        let mut frames = Connection::open(target).await?.follow(&names.follow(session), None).await?;
+        let connection = Connection::open(target).await?;
+        if stalled(n) {
+            connection.shrink()?;
+            unread.push(connection.follow(&names.follow(session), None).await?);
+            continue;
+        }
+        let mut frames = connection.follow(&names.follow(session), None).await?;
         let mut live = !target.dialect.says_live();
         while !live {
             let open = frames.read(|frame| live |= frame == Frame::Live).await?;
@@ -82,14 +90,14 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
                 return Err(BenchError::Missing("a stream ended before it had caught up".into()));
             }
         }
-        readers.push(frames);
+        readers.push((n, frames));
         if plan.progress && n % 500 == 499 {
             eprint!("\r{} clients ", n + 1);
         }
     }
     let load = Arc::new(Load::new(plan));
     let readers: Vec<_> =
-        readers.into_iter().enumerate().map(|(n, frames)| tokio::spawn(follow(load.clone(), n, frames))).collect();
+        readers.into_iter().map(|(n, frames)| tokio::spawn(follow(load.clone(), n, frames))).collect();
     let cpu = tokio::spawn(measure_cpu(plan.clone()));
     let progress = {
         let load = load.clone();
@@ -119,7 +127,8 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
         failure = publisher.await.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string()))).err().or(failure);
     }
     let missing = || {
-        let read = load.read.iter().enumerate().map(|(n, read)| (n % plan.sessions, read.load(Ordering::Relaxed)));
+        let read = load.read.iter().enumerate().filter(|(n, _)| !stalled(*n));
+        let read = read.map(|(n, read)| (n % plan.sessions, read.load(Ordering::Relaxed)));
         read.map(|(session, read)| load.published[session].load(Ordering::Relaxed).saturating_sub(read)).sum::<u64>()
     };
     let waiting = Instant::now();
@@ -134,15 +143,16 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
             load.faults.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
-    drop(progress);
+    drop((progress, unread));
     let cpu = cpu.await.ok();
     if let Some(failure) = failure {
         return Err(failure);
     }
     let name = if plan.shape == Shape::Broadcast { "broadcast" } else { "tokens" };
     let pace = plan.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate:.0} events/s"));
+    let stalled = if plan.stalled > 0 { format!(" ({} % of them stalled)", plan.stalled) } else { String::new() };
     let title = format!(
-        "{name}: {} sessions × {} clients, {} publishers, {pace}, events of {} bytes of text",
+        "{name}: {} sessions × {} clients{stalled}, {} publishers, {pace}, events of {} bytes of text",
         plan.sessions, plan.clients, plan.publishers, plan.text
     );
     let report = Report::new(title, &load.faults).over(

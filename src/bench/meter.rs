@@ -179,10 +179,10 @@ impl fmt::Display for Report {
         if let Some(bytes) = self.bytes_per_client {
             writeln!(f, "  memory      {:>12} bytes a client", grouped(bytes))?;
         }
-        if let Some(Cpu { load, loaded }) = self.cpu {
-            let each = |cpu: f64| cpu * 1e6 / self.events.max(self.deliveries).max(1) as f64;
+        if let Some(Cpu { load, loaded, .. }) = &self.cpu {
+            let each = |cpu: &f64| cpu * 1e6 / self.events.max(self.deliveries).max(1) as f64;
             write!(f, "  CPU         {load:>12.2} s of the load ({:.1} µs an event)", each(load))?;
-            if loaded > 0.0 {
+            if *loaded > 0.0 {
                 write!(f, ", {loaded:.2} s of the gateway ({:.1} µs)", each(loaded))?;
             }
             writeln!(f)?;

@@ -17,12 +17,14 @@ pub fn resident(pids: &[u32]) -> Option<u64> {
 }
 
 /// CPU time of the load and of what it loads, in seconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Cpu {
     /// Of this process.
     pub load: f64,
-    /// Of the processes that were named.
+    /// Of the processes that were named, together.
     pub loaded: f64,
+    /// Of each of them, as they were named.
+    pub each: Vec<f64>,
 }
 
 impl Cpu {
@@ -34,11 +36,13 @@ impl Cpu {
             let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).map(|ticks| ticks.parse::<f64>().ok());
             Some((fields.next()?? + fields.next()??) / TICKS)
         };
-        Cpu { load: of("self").unwrap_or(0.0), loaded: pids.iter().filter_map(|pid| of(&pid.to_string())).sum() }
+        let each: Vec<_> = pids.iter().map(|pid| of(&pid.to_string()).unwrap_or(0.0)).collect();
+        Cpu { load: of("self").unwrap_or(0.0), loaded: each.iter().sum(), each }
     }
 
     /// What was taken since an earlier time.
     pub fn since(self, earlier: Cpu) -> Self {
-        Cpu { load: self.load - earlier.load, loaded: self.loaded - earlier.loaded }
+        let each = self.each.iter().zip(&earlier.each).map(|(now, earlier)| now - earlier).collect();
+        Cpu { load: self.load - earlier.load, loaded: self.loaded - earlier.loaded, each }
     }
 }

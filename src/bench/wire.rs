@@ -82,6 +82,12 @@ impl Connection {
         Ok(Connection { target: target.clone(), socket, buffer: Vec::new(), room: Room::default(), out: Vec::new() })
     }
 
+    /// Offers the peer hardly any room for what nobody reads.
+    pub fn shrink(&self) -> Result<(), BenchError> {
+        socket2::SockRef::from(&self.socket).set_recv_buffer_size(4096)?;
+        Ok(())
+    }
+
     /// One request and its answer.
     pub async fn request(
         &mut self,

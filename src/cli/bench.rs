@@ -24,6 +24,9 @@ pub struct BenchArgs {
     /// Clients of each session
     #[arg(long, value_name = "N")]
     clients: Option<usize>,
+    /// Of a hundred clients, how many open their stream and then read nothing of it (tokens, broadcast)
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..100))]
+    stalled: u8,
     /// Connections that publish
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     publishers: usize,
@@ -97,6 +100,7 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
         shape,
         sessions: args.sessions.unwrap_or(sessions).max(1),
         clients: args.clients.unwrap_or(clients).max(1),
+        stalled: args.stalled.into(),
         publishers: args.publishers,
         rate: args.rate.filter(|rate| *rate > 0.0),
         duration: Duration::from_secs_f64(args.seconds.clamp(0.1, 86_400.0)),
