@@ -57,9 +57,13 @@ def svg(figures):
     out += f"<style>{STYLE}</style>\n"
     out += panel(0, "CPU time for each event, by live sessions (a client each)", "µs", figures["sessions"],
                  [("gateway_us", "gateway"), ("redis_us", "Redis")])
-    out += panel(PANEL + 6, "CPU time, by clients of one session", "µs", figures["clients"],
-                 [("gateway_us", "gateway, for each delivery"), ("redis_us", "Redis, for each event")])
+    out += panel(PANEL + 6, "CPU time of the gateway for each delivery, by clients of one session", "µs", figures["clients"],
+                 [("gateway_us", "gateway")])
     return out + "</svg>\n"
+
+
+def ms(value):
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def table(head, rows):
@@ -67,11 +71,11 @@ def table(head, rows):
 
 
 def write(figures, folder):
-    sessions = [[f"{p['x']:,}", f"{p['gateway_us']:.0f}", f"{p['redis_us']:.0f}", f"{p['p50_ms']:.2g}", f"{p['p99_ms']:.2g}", f"{p['connections']:.0f}"]
+    sessions = [[f"{p['x']:,}", f"{p['gateway_us']:.0f}", f"{p['redis_us']:.0f}", ms(p["p50_ms"]), ms(p["p99_ms"]), f"{p['connections']:.0f}"]
                 for p in figures["sessions"]]
-    clients = [[f"{p['x']:,}", f"{p['rate']:,}", f"{p['gateway_us']:.1f}", f"{p['redis_us']:.0f}", f"{p['p50_ms']:.2g}", f"{p['p99_ms']:.2g}", f"{p['connections']:.0f}"]
+    clients = [[f"{p['x']:,}", f"{p['rate']:,}", f"{p['gateway_us']:.1f}", f"{p['commands']:.2f}", ms(p["p50_ms"]), ms(p["p99_ms"]), f"{p['connections']:.0f}"]
                for p in figures["clients"]]
-    storm = [[f"{p['clients']:,.0f} of {p['sessions']:,.0f} sessions", f"{p['first_half_ms']:,.0f}", f"{p['all_ms']:,.0f}", f"{p['reads_per_session']:.2g}", f"{p['peak_kb_per_client']:.1f}"]
+    storm = [[f"{p['clients']:,.0f} of {p['sessions']:,.0f} sessions", ms(p["first_half_ms"]), ms(p["all_ms"]), f"{p['reads_per_session']:.2g}", f"{p['peak_kb_per_client']:.1f}"]
              for p in figures["storm"]]
     stalled = figures["stalled"]
     text = f"""# How Moorline grows, and what pressure does to it
@@ -89,22 +93,22 @@ Redis and load share two cores, over loopback: the curves matter, not the figure
 
 ## Clients of one session
 
-About 20,000 deliveries a second: with more clients, fewer events. CPU time of the gateway for each *delivery*, of Redis for each
-*event*: an event costs Redis the same however many watch. (At few events a second it costs more, with one client or with many: each
-then has a wake-up of its own, and the timers of an idle server are counted with it.)
+At most 500 events a second, and about 20,000 deliveries: with more clients, fewer events. CPU time of the gateway for each
+*delivery* (an event has a cost of its own, which few clients share); commands of Redis for each *event* (HMGET, XADD, HSET, and
+pages read), which are the same however many watch.
 
-{table(["clients", "events/s", "gateway µs", "Redis µs", "p50", "p99", "Redis connections"], clients)}
+{table(["clients", "events/s", "gateway µs", "Redis commands", "p50", "p99", "Redis connections"], clients)}
 
 ## Clients that read nothing
 
 A tenth of the clients open a stream and read nothing of it (with the smallest receive buffer). `{stalled['load']}`: p99 of the others
-**{stalled['with_ms']:.2g} ms**, without such clients {stalled['without_ms']:.2g} ms; median of the ratios of neighbouring runs **{stalled['ratio']:.2f}** (all:
+**{ms(stalled['with_ms'])} ms**, without such clients {ms(stalled['without_ms'])} ms; median of the ratios of neighbouring runs **{stalled['ratio']:.2f}** (all:
 {', '.join(map(str, stalled['ratios']))}).
 
 ## A resume storm
 
 All clients come at once, with cursors 50 entries old, to a replica that followed none of their sessions: their own was killed. Time
-until half and until all have caught up, in ms; reads of Redis (XRANGE, XREVRANGE) for each session; peak memory for each client, in KB.
+until half and until all have caught up, in ms; pages read from Redis for each session; peak memory for each client, in KB.
 
 {table(["clients", "half", "all", "reads a session", "peak KB a client"], storm)}
 """
