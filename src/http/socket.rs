@@ -17,6 +17,8 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use super::head::Head;
+
 /// Whether the last write has not gone out whole: then hyper still holds bytes.
 pub type Blocked = Arc<AtomicBool>;
 
@@ -27,11 +29,12 @@ pub struct Socket {
     /// Set while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
     blocked: Blocked,
+    head: Head,
 }
 
 impl Socket {
-    pub fn new(tcp: TcpStream, stall: Duration, blocked: Blocked) -> Self {
-        Socket { tcp, stall, stalled: None, blocked }
+    pub fn new(tcp: TcpStream, stall: Duration, blocked: Blocked, head: Head) -> Self {
+        Socket { tcp, stall, stalled: None, blocked, head }
     }
 
     pub fn into_tcp(self) -> TcpStream {
@@ -63,7 +66,12 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(context, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.tcp).poll_read(context, into);
+        if into.filled().len() > before {
+            self.head.bytes();
+        }
+        read
     }
 }
 

@@ -249,7 +249,11 @@ async fn what_is_not_http_harms_only_its_own_connection(backend: Backend) {
 }
 
 async fn a_head_that_stalls_is_given_up(backend: Backend) {
-    let scene = Scene::with(backend, |config| config.limits.head_timeout = Duration::from_millis(100)).await;
+    let scene = Scene::with(backend, |config| {
+        (config.limits.head_timeout, config.limits.idle_timeout) =
+            (Duration::from_millis(100), Duration::from_millis(300));
+    })
+    .await;
     for head in ["", "POST", "POST /v1/sessions/s/events HTTP/1.1\r\nhost: t\r\n"] {
         let stalled = async { assert!(refused(send(&scene, head.as_bytes()).await), "{head}") };
         scene.unmoved(head, stalled).await;
