@@ -25,6 +25,8 @@ use tower_service::Service as _;
 
 use super::{
     Gateway,
+    auth::hide_token,
+    drain::drained,
     ending::watch_store,
     head::Head,
     observe::{Observed, Observing},
@@ -203,8 +205,10 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     fn call(&self, request: Request<Incoming>) -> Answering {
         self.head.complete();
         let asked = Asked::of(&request);
+        // First of all: what comes after never sees a token in an address.
+        let request = drained(hide_token(request));
         // Routes are always ready.
-        let answer = self.routes.clone().call(request.map(axum::body::Body::new));
+        let answer = self.routes.clone().call(request);
         Answering { answer, asked: Some(asked), slot: self.slot.clone(), head: self.head.clone() }
     }
 }
