@@ -290,7 +290,6 @@ async fn what_is_no_request_is_told_why(backend: Backend) {
     let many: String = (0..101).map(|n| format!("x-{n}: y\r\n")).collect();
     for (status, code, bytes) in [
         (431, "head_too_large", format!("GET {path} HTTP/1.1\r\nhost: t\r\n{many}\r\n")),
-        (431, "head_too_large", format!("GET {path} HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(70_000))),
         (414, "path_too_long", format!("GET {path}?{} HTTP/1.1\r\n\r\n", "x".repeat(66_000))),
         (400, "bad_http", "nonsense\r\n\r\n".to_owned()),
         (400, "bad_http", format!("GET {path} HTTP/1.1\r\na b: c\r\n\r\n")),
