@@ -24,6 +24,7 @@ mod follow;
 mod head;
 mod health;
 mod metrics;
+mod no_request;
 mod observe;
 mod problem;
 mod quota;

@@ -51,7 +51,7 @@ use store::{
     memory::MemoryStore,
     redis::{RedisConfig, start},
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +92,7 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
         None => Arc::new(MemoryStore::new(config.retention)),
     };
     let listen = |cause| StartError::Listen { addr: config.listen, cause };
-    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+    let listener = bind(config.listen).map_err(listen)?;
     let writers = writer::Writers::new(store.clone(), config.control);
     let hub = hub::Hub::new(store.clone(), writers.clone());
     let gateway = Arc::new(Shared {
@@ -106,4 +106,17 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
         ending: http::Ending::default(),
     });
     Server::start(listener, gateway, config).map_err(listen)
+}
+
+/// Connections that may wait to be accepted; the system may allow less (`net.core.somaxconn`). When a replica dies its
+/// clients come to the others within a second, and a connection that finds no room waits a second before it tries again,
+/// then three, then seven.
+const BACKLOG: u32 = 65_535;
+
+fn bind(addr: std::net::SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A replica that comes back finds its address still in use by connections of before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }

@@ -211,8 +211,8 @@ class Nchan(Server):
         (running.folder / "nginx.conf").write_text(filled)
         nginx = self.unpacked / "usr" / "sbin" / "nginx"
         process = running.start("nginx", [nginx, "-p", f"{running.folder}/", "-c", "nginx.conf", "-e", "stderr"])
-        # It answers 503 until its connection to Redis stands.
-        running.wait_for(lambda: answers(running.port, "/publish/ready", b"{}"), "nginx")
+        # Each worker answers 503 until its connection to Redis stands; a new connection may get any of them.
+        running.wait_for(lambda: all(answers(running.port, "/publish/ready", b"{}") for _ in range(16)), "nginx")
         return descendants(process)
 
 

@@ -40,6 +40,11 @@ impl Head {
         self.0.answering.store(true, Relaxed);
     }
 
+    /// Whether what is written now is no answer of ours: half a head has come, and no request is under way.
+    pub fn is_half(&self) -> bool {
+        self.0.begun.load(Relaxed)
+    }
+
     /// Its request has its answer. What comes now begins another one; or it is a rest of its body, that nobody waits for.
     pub fn answered(&self) {
         self.0.answering.store(false, Relaxed);

@@ -17,7 +17,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::head::Head;
+use super::{head::Head, no_request::explained};
 
 /// Whether the last write has not gone out whole: then hyper still holds bytes.
 pub type Blocked = Arc<AtomicBool>;
@@ -77,6 +77,12 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.head.is_half()
+            && let Some(refusal) = explained(bytes)
+        {
+            // Small enough to go out whole; the connection ends with it.
+            return Pin::new(&mut self.tcp).poll_write(context, &refusal).map_ok(|_| bytes.len());
+        }
         let written = Pin::new(&mut self.tcp).poll_write(context, bytes);
         self.mind(context, bytes.len(), written)
     }
@@ -86,6 +92,12 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.head.is_half()
+            && let [first, ..] = pieces
+        {
+            let piece: &[u8] = first;
+            return self.poll_write(context, piece);
+        }
         let size = pieces.iter().map(|piece| piece.len()).sum();
         let written = Pin::new(&mut self.tcp).poll_write_vectored(context, pieces);
         self.mind(context, size, written)
