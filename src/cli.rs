@@ -37,7 +37,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Run a gateway
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     DemoAgent(demo::AgentArgs),
@@ -107,7 +107,7 @@ pub fn main() -> ExitCode {
             tokio::spawn(end_anyway());
         }
         match cli.action {
-            Action::Serve(args) => serve::run(args).await,
+            Action::Serve(args) => serve::run(*args).await,
             Action::Demo(args) => report(demo::run(args).await),
             Action::DemoAgent(args) => report(demo::run_agent(args).await),
             Action::Publish(args) => report(publish::run(args).await),

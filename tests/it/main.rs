@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod borders;
+mod chaos;
 mod cli;
 mod commands;
 mod compare_report;
@@ -15,6 +16,7 @@ mod independent_clients;
 mod logs;
 mod metrics;
 mod redis_troubles;
+mod redis_ways;
 mod replicas;
 mod resume_model;
 mod rolling_restart;
