@@ -118,13 +118,20 @@ async fn main() {
                     parent: None,
                     lease_ms: Some(3_600_000),
                     takeover: false,
+                    speaker: None,
                 };
                 writers.act(&kind.session(n), Action::Start(start)).await.expect("a start");
             }
             if kind != Kind::Label {
                 // The lease under load is a usual one, renewed every three seconds.
-                let start =
-                    RunRequest { run: name("r0"), agent: None, parent: None, lease_ms: Some(30_000), takeover: true };
+                let start = RunRequest {
+                    run: name("r0"),
+                    agent: None,
+                    parent: None,
+                    lease_ms: Some(30_000),
+                    takeover: true,
+                    speaker: None,
+                };
                 writers.act(&kind.session(n), Action::Start(start)).await.expect("a start");
             }
         }

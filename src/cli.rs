@@ -10,6 +10,7 @@ mod runs;
 mod serve;
 mod sessions;
 mod tail;
+mod token;
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
@@ -50,6 +51,7 @@ enum Action {
     /// Look at sessions, close them, delete them
     #[command(subcommand)]
     Sessions(sessions::SessionsAction),
+    Token(token::TokenArgs),
     /// Ask a gateway whether it can serve
     Health(health::HealthArgs),
 }
@@ -116,6 +118,7 @@ pub fn main() -> ExitCode {
             Action::Runs(args) => report(unless_interrupted(runs::run(args)).await),
             Action::Bench(args) => report(bench::run(args).await),
             Action::Sessions(action) => report(unless_interrupted(sessions::run(action)).await),
+            Action::Token(args) => report(token::run(args)),
             Action::Health(args) => report(unless_interrupted(health::run(args)).await),
         }
     });
@@ -132,13 +135,26 @@ fn report(result: Result<Ending, Failure>) -> ExitCode {
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             output::notice(format_args!("error: {failure}"));
-            if let Failure::Client(Error::Unreachable { .. }) = failure {
-                output::notice(format_args!(
-                    "Is it running? `moorline serve` starts one; --url or MOORLINE_URL names another."
-                ));
+            if let Failure::Client(error) = failure
+                && let Some(advice) = advice(&error)
+            {
+                output::notice(format_args!("{advice}"));
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What to do about a failure that is not one of the request itself.
+fn advice(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Unreachable { .. } => {
+            Some("Is it running? `moorline serve` starts one; --url or MOORLINE_URL names another.")
+        }
+        error if error.is_denied() => {
+            Some("Tokens are given with --token or MOORLINE_TOKEN; `moorline token --help` says what they carry.")
+        }
+        _ => None,
     }
 }
 
@@ -174,6 +190,24 @@ fn parse_name(text: &str) -> Result<Name, String> {
     text.parse().map_err(|e: crate::id::BadName| format!("it {e}"))
 }
 
+/// `250ms`, `30s`, `5m`, `24h`, `7d`, or a bare `0`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let wrong = || "a time takes the form 250ms, 30s, 5m, 24h or 7d".to_owned();
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "" if number == 0 => 0,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,5 +216,15 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        for wrong in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "9999999999999999999d", "5 s"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! Everything that can be set, its defaults, and the limits: the only place where they live.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
     rules,
@@ -31,6 +35,12 @@ pub struct Config {
     pub redis_wait: Duration,
     /// How long sessions are kept.
     pub retention: Retention,
+    /// Which tokens are accepted; `None`: everybody may do everything.
+    pub auth: Option<Auth>,
+    /// Which pages of other origins may use the gateway; `None`: none.
+    pub cors: Option<Cors>,
+    /// How much one token may do, and how many streams there may be.
+    pub quotas: Quotas,
     /// Bounds of requests and connections.
     pub limits: Limits,
     /// Bounds of a session's control state.
@@ -51,10 +61,48 @@ impl Default for Config {
             redis_patience: Duration::from_secs(30),
             redis_wait: Duration::from_secs(30),
             retention: Retention::default(),
+            auth: None,
+            cors: None,
+            quotas: Quotas::default(),
             limits: Limits::default(),
             control: rules::Limits::default(),
             drain: Drain::default(),
         }
+    }
+}
+
+/// Which tokens are accepted: those that a key of these files has signed. At least one is named.
+#[derive(Debug, Clone)]
+pub struct Auth {
+    /// Holds the secret of HS256.
+    pub secret_file: Option<PathBuf>,
+    /// Each holds a public key in PEM, for RS256, ES256 or EdDSA.
+    pub public_key_files: Vec<PathBuf>,
+    /// Holds a set of public keys (JWKS).
+    pub jwks_file: Option<PathBuf>,
+    /// Tokens must be for this audience. `None`: for none.
+    pub audience: Option<String>,
+    /// Tokens must be from this issuer. `None`: from any.
+    pub issuer: Option<String>,
+    /// How far the clocks of issuers and replicas may differ.
+    pub leeway: Duration,
+}
+
+impl Auth {
+    /// Without a key: [`Auth::files`] is empty.
+    pub const NONE: Auth = Auth {
+        secret_file: None,
+        public_key_files: Vec::new(),
+        jwks_file: None,
+        audience: None,
+        issuer: None,
+        leeway: Duration::from_secs(30),
+    };
+
+    /// All the files with keys.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let public = self.public_key_files.iter();
+        self.secret_file.iter().chain(public).chain(&self.jwks_file).map(PathBuf::as_path)
     }
 }
 
@@ -82,6 +130,45 @@ impl Drain {
     /// Where nobody else could take over: no waiting.
     pub fn at_once(self) -> Self {
         Drain { wait: Duration::ZERO, spread: Duration::ZERO, ..self }
+    }
+}
+
+/// Which pages of other origins may use the gateway.
+#[derive(Debug, Clone)]
+pub struct Cors {
+    /// Their origins, as browsers write them; `*` for all.
+    pub origins: Vec<String>,
+    /// Whether their requests may carry cookies (a proxy's, mostly: the gateway knows none).
+    pub credentials: bool,
+    /// How long browsers may remember that.
+    pub max_age: Duration,
+}
+
+/// How much one token may do, counted by its subject, and how many streams there may be: on each replica. Of all of them
+/// 0 means any number.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quotas {
+    /// Events and other writes of one token a second.
+    pub events_per_second: u32,
+    /// Sessions that one token may bring into being a minute.
+    pub new_sessions_per_minute: u32,
+    /// Open streams.
+    pub streams: usize,
+    /// Open streams of one session.
+    pub streams_per_session: usize,
+    /// Open streams of one token.
+    pub streams_per_token: usize,
+}
+
+impl Quotas {
+    /// Whether there is any bound to open streams.
+    pub fn counts_streams(&self) -> bool {
+        self.streams > 0 || self.streams_per_session > 0 || self.streams_per_token > 0
+    }
+
+    /// Whether anything is counted by token.
+    pub fn counts_tokens(&self) -> bool {
+        self.events_per_second > 0 || self.new_sessions_per_minute > 0 || self.streams_per_token > 0
     }
 }
 

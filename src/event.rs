@@ -54,6 +54,14 @@ pub enum BadEvent {
         /// What is wrong with it.
         why: crate::id::BadName,
     },
+    /// It names another agent than the only one that its sender may speak as.
+    #[error("the token is for the agent {own:?}, and can't speak as {given:?}")]
+    Agent {
+        /// Who sends it.
+        own: Name,
+        /// Whose it says it is.
+        given: Name,
+    },
     /// Nested deeper than clients can be expected to read.
     #[error("data nests deeper than {DEPTH_MAX} levels")]
     Depth,
@@ -74,6 +82,8 @@ pub struct Defaults {
     pub agent: Option<Name>,
     /// `?run=`
     pub run: Option<Name>,
+    /// The sender may speak as no other agent than that.
+    pub bound: bool,
 }
 
 /// An accepted event.
@@ -83,6 +93,8 @@ pub struct Event {
     pub run: Option<Name>,
     /// Whose it is.
     pub agent: Option<Name>,
+    /// Its sender may speak only as that agent, and so only for that agent's runs.
+    pub bound: bool,
     /// Its form in the log.
     pub payload: Bytes,
 }
@@ -123,8 +135,14 @@ impl Event {
         let kind = incoming.kind.as_deref().unwrap_or(DEFAULT_TYPE);
         check_type(kind)?;
         let agent = name("agent", incoming.agent.as_deref(), &defaults.agent)?;
+        if let (true, Some(own)) = (defaults.bound, &defaults.agent)
+            && let Some(given) = agent.as_ref().filter(|given| *given != own)
+        {
+            return Err(BadEvent::Agent { own: own.clone(), given: given.clone() });
+        }
         let run = name("run", incoming.run.as_deref(), &defaults.run)?;
-        Event::build(kind, agent, run, incoming.data.map(RawValue::get), limit)
+        let event = Event::build(kind, agent, run, incoming.data.map(RawValue::get), limit)?;
+        Ok(Event { bound: defaults.bound, ..event })
     }
 
     /// One event of an SSE body, as any model or agent server sends it: `data` is kept as JSON if it parses, else as
@@ -156,7 +174,8 @@ impl Event {
                 &quoted
             }
         };
-        Event::build(kind, defaults.agent.clone(), defaults.run.clone(), Some(json), limit)
+        let event = Event::build(kind, defaults.agent.clone(), defaults.run.clone(), Some(json), limit)?;
+        Ok(Event { bound: defaults.bound, ..event })
     }
 
     fn build(
@@ -176,7 +195,7 @@ impl Event {
         if payload.len() > limit {
             return Err(BadEvent::TooLarge { size: payload.len(), limit });
         }
-        Ok(Event { run, agent, payload })
+        Ok(Event { run, agent, bound: false, payload })
     }
 }
 
@@ -366,7 +385,7 @@ mod tests {
 
     #[test]
     fn the_request_gives_defaults_and_the_event_overrides_them() {
-        let defaults = Defaults { agent: Some("a".parse().unwrap()), run: Some("r".parse().unwrap()) };
+        let defaults = Defaults { agent: Some("a".parse().unwrap()), run: Some("r".parse().unwrap()), bound: false };
         let event = Event::from_json(r#"{"data":1,"run":"q"}"#, &defaults, LIMIT).unwrap();
         assert_eq!(text(&event), r#"{"type":"message","agent":"a","run":"q","data":1}"#);
     }

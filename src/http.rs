@@ -13,7 +13,9 @@
 //! The interface itself is described in `docs/PROTOCOL.md`.
 
 mod approvals;
+mod auth;
 mod commands;
+mod cors;
 mod drain;
 mod ending;
 mod events;
@@ -23,12 +25,15 @@ mod health;
 mod metrics;
 mod observe;
 mod problem;
+mod quota;
 mod runs;
 mod server;
 mod sessions;
 mod socket;
 mod stream;
 
+pub use auth::Needs;
+pub use cors::{BadCors, layer as cors};
 pub use ending::Ending;
 pub use problem::Problem;
 pub use server::Server;
@@ -37,13 +42,20 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    http::{StatusCode, Uri},
+    http::{Method, StatusCode, Uri},
     middleware,
-    routing::{get, post, put},
+    routing::{MethodRouter, delete, get, post, put},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer};
 
-use crate::{config::Limits, hub::Hub, store::Store, writer::Writers};
+use crate::{
+    auth::{Right, Verifier},
+    config::Limits,
+    hub::Hub,
+    quota::Quota,
+    store::Store,
+    writer::Writers,
+};
 
 /// What every request can reach.
 pub struct Shared {
@@ -53,6 +65,12 @@ pub struct Shared {
     pub writers: Arc<Writers>,
     /// What is followed comes from here.
     pub hub: Arc<Hub>,
+    /// Judges tokens; `None`: everybody may do everything.
+    pub auth: Option<Arc<Verifier>>,
+    /// Answers browsers that ask for pages of other origins; `None`: nobody does.
+    pub cors: Option<CorsLayer>,
+    /// Counts what tokens do, and streams.
+    pub quota: Quota,
     /// Bounds of requests and connections.
     pub limits: Limits,
     /// Whether, and how far, the replica is going down.
@@ -62,30 +80,66 @@ pub struct Shared {
 /// The state that handlers take.
 pub type Gateway = Arc<Shared>;
 
-/// The route table.
+/// A line of the route table.
+pub struct Route {
+    /// The method. `HEAD` goes where `GET` goes.
+    pub method: Method,
+    /// The path.
+    pub path: &'static str,
+    /// The rights of which a token needs one.
+    pub needs: Needs,
+    answer: MethodRouter<Gateway>,
+}
+
+/// The route table: what each route needs, and who answers. There is no other way to a handler, so none is unguarded.
+#[rustfmt::skip]
+pub fn routes() -> Vec<Route> {
+    use Right::{Append, Command, Manage, Read};
+    let route = |method, path, needs, answer| Route { method, path, needs, answer };
+    vec![
+        route(Method::POST, "/v1/sessions/{session}/events", &[Append], post(events::append)),
+        route(Method::GET, "/v1/sessions/{session}/events", &[Read], get(follow::events)),
+        route(Method::GET, "/v1/sessions/{session}/producers/{producer}", &[Append], get(sessions::producer)),
+        route(Method::POST, "/v1/sessions/{session}/commands", &[Command], post(commands::issue)),
+        route(Method::GET, "/v1/sessions/{session}/commands", &[Read, Append], get(follow::commands)),
+        route(Method::POST, "/v1/sessions/{session}/commands/{command}/outcome", &[Append], post(commands::outcome)),
+        route(Method::POST, "/v1/sessions/{session}/runs", &[Append], post(runs::start)),
+        route(Method::PUT, "/v1/sessions/{session}/runs/{run}", &[Append], put(runs::body)),
+        route(Method::POST, "/v1/sessions/{session}/runs/{run}/end", &[Append], post(runs::end)),
+        route(Method::POST, "/v1/sessions/{session}/runs/{run}/heartbeat", &[Append], post(runs::heartbeat)),
+        route(Method::POST, "/v1/sessions/{session}/approvals", &[Append], post(approvals::request)),
+        route(Method::GET, "/v1/sessions/{session}", &[Read], get(sessions::show)),
+        route(Method::POST, "/v1/sessions/{session}/close", &[Manage], post(sessions::close)),
+        route(Method::DELETE, "/v1/sessions/{session}", &[Manage], delete(sessions::delete)),
+        route(Method::GET, "/livez", &[], get(health::live)),
+        route(Method::GET, "/readyz", &[], get(health::ready)),
+        route(Method::GET, "/metrics", &[], get(metrics::show)),
+    ]
+}
+
+/// The routes, each behind what it needs.
 pub fn router(gateway: Gateway) -> Router {
-    let session = Router::new()
-        .route("/", get(sessions::show).delete(sessions::delete))
-        .route("/close", post(sessions::close))
-        .route("/events", post(events::append).get(follow::events))
-        .route("/commands", post(commands::issue).get(follow::commands))
-        .route("/commands/{command}/outcome", post(commands::outcome))
-        .route("/runs", post(runs::start))
-        .route("/runs/{run}", put(runs::body))
-        .route("/runs/{run}/end", post(runs::end))
-        .route("/runs/{run}/heartbeat", post(runs::heartbeat))
-        .route("/approvals", post(approvals::request))
-        .route("/producers/{producer}", get(sessions::producer));
-    Router::new()
-        .nest("/v1/sessions/{session}", session)
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(metrics::show))
+    let mut router = Router::new();
+    for Route { path, needs, answer, .. } in routes() {
+        let answer = match auth::Guard::new(&gateway, needs) {
+            Some(guard) => answer.route_layer(middleware::from_fn_with_state(guard, auth::guard)),
+            None => answer,
+        };
+        router = router.route(path, answer);
+    }
+    let router = router
         .fallback(unknown_path)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::map_request(drain::drained))
-        .with_state(gateway)
+        // What is inside never sees a token in an address.
+        .layer(middleware::map_request(auth::hide_token))
+        .with_state(gateway.clone());
+    match &gateway.cors {
+        // The outermost: a page must be able to read refusals, too.
+        Some(cors) => router.layer(cors.clone()),
+        None => router,
+    }
 }
 
 async fn unknown_path(uri: Uri) -> Problem {

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use crate::{
     event::{BadEvent, Defaults, Event},
     id::{EntryId, Name},
+    quota::Account,
     rules::{Action, Append, Reply, RunView},
     sse::decode::{DecodeError, Decoder},
     store::Producer,
@@ -259,6 +260,8 @@ pub struct Ingest {
     pub producer: Option<Producer>,
     /// The longest silence in the middle of an event.
     pub timeout: Duration,
+    /// Where the events are counted, if they are: too many, and the body is read no faster than they may come.
+    pub account: Option<Arc<Account>>,
 }
 
 impl Ingest {
@@ -275,8 +278,15 @@ impl Ingest {
         let (mut ended, mut early) = (false, None);
         while !ended && early.is_none() {
             let silence = if splitter.mid_event() { self.timeout } else { Duration::from_secs(365 * 86_400) };
+            let account = self.account.clone();
+            let frame = async {
+                if let Some(account) = account {
+                    account.paid().await;
+                }
+                tokio::time::timeout(silence, body.frame()).await
+            };
             let first = tokio::select! {
-                frame = tokio::time::timeout(silence, body.frame()) => Some(frame.map_err(|_| Stopped::TimedOut)?),
+                frame = frame => Some(frame.map_err(|_| Stopped::TimedOut)?),
                 why = &mut until => {
                     // What has arrived is still taken: an agent that is asked to stop may have said its last word.
                     early = Some(why);
@@ -329,6 +339,9 @@ impl Ingest {
             let full = events.len() == APPEND_EVENTS;
             if !events.is_empty() {
                 let count = events.len() as u64;
+                if let Some(account) = &self.account {
+                    account.more(events.len());
+                }
                 let run = self.reading.defaults.run.clone();
                 let append = Append { events, run, attempt: self.attempt, producer: self.producer.clone() };
                 let received = self.producer.as_ref().map(|producer| producer.seq);

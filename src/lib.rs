@@ -12,6 +12,7 @@
 //! | [`id`], [`event`] | names, entry ids, events: the text that crosses the border, parsed once |
 //! | [`rules`] | what may happen in a session; pure |
 //! | [`store`] | where sessions live: the contract, Redis, memory |
+//! | [`auth`] | who may do what: tokens and what they grant |
 //! | [`writer`] | one commit at a time for each session and replica |
 //! | [`ingest`] | request bodies into appends |
 //! | [`hub`] | live sessions: one subscription, one ring, followers that resume |
@@ -21,8 +22,10 @@
 //! | [`client`] | the client that reconnects by itself |
 //! | [`bench`](mod@bench) | the load tool |
 //! | [`cli`] | the `moorline` program |
+//! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
+pub mod auth;
 pub mod bench;
 pub mod cli;
 pub mod client;
@@ -33,6 +36,7 @@ pub mod hub;
 pub mod id;
 pub mod ingest;
 pub mod metrics;
+pub mod quota;
 pub mod rules;
 pub mod sse;
 pub mod store;
@@ -60,6 +64,12 @@ pub enum StartError {
         /// What the operating system says.
         cause: io::Error,
     },
+    /// The keys that tokens are checked with can't be used.
+    #[error(transparent)]
+    Auth(#[from] auth::KeyError),
+    /// The origins of pages can't be allowed.
+    #[error(transparent)]
+    Cors(#[from] http::BadCors),
     /// The store can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -67,6 +77,8 @@ pub enum StartError {
 
 /// Starts a gateway: connects to its store, then listens.
 pub async fn serve(config: &Config) -> Result<Server, StartError> {
+    let auth = config.auth.clone().map(auth::Verifier::open).transpose()?;
+    let cors = config.cors.as_ref().map(http::cors).transpose()?;
     let store: Arc<dyn Store> = match &config.redis_url {
         Some(url) => {
             let redis = RedisConfig {
@@ -85,6 +97,15 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let writers = writer::Writers::new(store.clone(), config.control);
     let hub = hub::Hub::new(store.clone(), writers.clone());
-    let gateway = Arc::new(Shared { store, writers, hub, limits: config.limits, ending: http::Ending::default() });
+    let gateway = Arc::new(Shared {
+        store,
+        writers,
+        hub,
+        auth,
+        cors,
+        quota: quota::Quota::new(config.quotas),
+        limits: config.limits,
+        ending: http::Ending::default(),
+    });
     Server::start(listener, gateway, config).map_err(listen)
 }

@@ -54,6 +54,8 @@ pub enum Cut {
     Draining,
     /// The store could not be read for too long.
     Store,
+    /// The token under which it flowed has expired.
+    Token,
 }
 
 /// All numbers. The help texts in [`exposition`] say what they are.
@@ -87,7 +89,7 @@ pub struct Metrics {
     /// Clients that took nothing.
     pub slow_cuts: Counter,
     /// Streams that this replica cut, by [`Cut`].
-    pub stream_cuts: [Counter; 2],
+    pub stream_cuts: [Counter; 3],
 
     /// By [`Asked`].
     pub store_time: [Histogram; 2],
@@ -126,7 +128,7 @@ impl Metrics {
             repairs: Counter::new(),
             resets: [const { Counter::new() }; 3],
             slow_cuts: Counter::new(),
-            stream_cuts: [const { Counter::new() }; 2],
+            stream_cuts: [const { Counter::new() }; 3],
             store_time: [const { Histogram::new() }; 2],
             store_errors: [const { Counter::new() }; 4],
             subscribed: Gauge::new(),

@@ -51,6 +51,8 @@ pub enum Action {
         status: EndStatus,
         /// Why, in the agent's words.
         reason: Option<String>,
+        /// The only agent that the request may speak as, if it is bound to one.
+        speaker: Option<Name>,
     },
     /// Renew a run's lease.
     Heartbeat {
@@ -58,6 +60,8 @@ pub enum Action {
         run: Name,
         /// The attempt that the agent believes it is, if it says so.
         attempt: Option<u32>,
+        /// The only agent that the request may speak as, if it is bound to one.
+        speaker: Option<Name>,
     },
     /// Ask for a decision.
     Approval(ApprovalRequest),
@@ -177,12 +181,14 @@ pub fn apply(control: &mut Control, now: Ms, action: &Action, effects: &mut Effe
         Action::Command(request) => commands::issue(control, now, request, &mut part, effects)?,
         Action::Outcome(request) => commands::report(control, now, request, &mut part, effects)?,
         Action::Start(request) => runs::start(control, now, request, &mut part, effects)?,
-        Action::End { run, attempt, status, reason } => {
+        Action::End { run, attempt, status, reason, speaker } => {
+            runs::speaks_for(control, run, speaker.as_ref())?;
             runs::live(control, run, *attempt)?;
             runs::end(control, run, *status, reason.as_deref(), now, &mut part);
             Reply::Run(runs::view(control, run, now))
         }
-        Action::Heartbeat { run, attempt } => {
+        Action::Heartbeat { run, attempt, speaker } => {
+            runs::speaks_for(control, run, speaker.as_ref())?;
             runs::live(control, run, *attempt)?;
             effects.touch.push(run.clone());
             Reply::Run(runs::view(control, run, now))

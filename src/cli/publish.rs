@@ -130,6 +130,8 @@ async fn publish_batch(batch: &[Item], producer: &mut Producer, last: &mut Optio
     let events: Vec<&RawValue> = batch.iter().map(|item| &*item.json).collect();
     match producer.publish(&events).await {
         Ok(published) => note(published),
+        // It is none of the events that is wrong.
+        Err(error) if error.is_denied() => return Err(error.into()),
         Err(Error::Problem(problem)) if !Error::Problem(problem.clone()).is_transient() && batch.len() > 1 => {
             for item in batch {
                 let published = producer.publish(&[&item.json]).await;

@@ -5,12 +5,16 @@ use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, tim
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use super::output;
+use super::{duration, output};
 use crate::{
-    config::{Config, DEFAULT_PORT, Drain, Limits},
+    config::{Auth, Config, Cors, DEFAULT_PORT, Drain, Limits, Quotas},
     rules,
     store::{Durability, Retention, Tls},
 };
+
+const AUTH: &str = "Who may do what";
+const BROWSERS: &str = "Browsers";
+const QUOTAS: &str = "Limits that count (on each replica; 0: none)";
 
 /// The gateway's arguments.
 #[derive(Debug, Args)]
@@ -22,6 +26,56 @@ pub struct ServeArgs {
     /// Listen beyond loopback although nobody has to show a token: anyone who reaches the port can read and write
     #[arg(long, env = "MOORLINE_INSECURE_NO_AUTH")]
     insecure_no_auth: bool,
+
+    /// Ask for tokens (JWT), signed with HS256 and the secret in this file: at least 32 bytes, as `openssl rand -hex 32`
+    /// makes them. Read again when it changes, as the other key files are
+    #[arg(long, env = "MOORLINE_AUTH_SECRET_FILE", value_name = "FILE", help_heading = AUTH)]
+    auth_secret_file: Option<PathBuf>,
+    /// Ask for tokens, signed with the private key to this public one (PEM): RSA for RS256, P-256 for ES256, Ed25519
+    /// for EdDSA. May be given several times
+    #[arg(long, env = "MOORLINE_AUTH_PUBLIC_KEY_FILE", value_name = "FILE", value_delimiter = ',', help_heading = AUTH)]
+    auth_public_key_file: Vec<PathBuf>,
+    /// Ask for tokens, signed with the private key to one of these public ones (JWKS)
+    #[arg(long, env = "MOORLINE_AUTH_JWKS_FILE", value_name = "FILE", help_heading = AUTH)]
+    auth_jwks_file: Option<PathBuf>,
+    /// Tokens must name this audience. Without it, they may name none
+    #[arg(long, env = "MOORLINE_AUTH_AUDIENCE", value_name = "TEXT", help_heading = AUTH)]
+    auth_audience: Option<String>,
+    /// Tokens must name this issuer. Without it, they may name any
+    #[arg(long, env = "MOORLINE_AUTH_ISSUER", value_name = "TEXT", help_heading = AUTH)]
+    auth_issuer: Option<String>,
+    /// How far the clocks of issuers and replicas may differ
+    #[arg(long, env = "MOORLINE_AUTH_LEEWAY", default_value = "30s", value_parser = duration, value_name = "TIME",
+          help_heading = AUTH)]
+    auth_leeway: Duration,
+
+    /// Pages of this origin may use the gateway, as https://app.example.com; * for all. May be given several times
+    #[arg(long, env = "MOORLINE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', help_heading = BROWSERS)]
+    cors_origin: Vec<String>,
+    /// Their requests may carry cookies, for a proxy that asks for them
+    #[arg(long, env = "MOORLINE_CORS_CREDENTIALS", help_heading = BROWSERS)]
+    cors_credentials: bool,
+    /// How long browsers may remember what is allowed
+    #[arg(long, env = "MOORLINE_CORS_MAX_AGE", default_value = "1h", value_parser = duration, value_name = "TIME",
+          help_heading = BROWSERS)]
+    cors_max_age: Duration,
+
+    /// Events, and other writes, of one token a second; more get 429, and bodies without end are slowed down
+    #[arg(long, env = "MOORLINE_MAX_EVENTS_PER_SECOND", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    max_events_per_second: u32,
+    /// Sessions that one token may bring into being a minute; more get 429
+    #[arg(long, env = "MOORLINE_MAX_NEW_SESSIONS_PER_MINUTE", default_value_t = 0, value_name = "N",
+          help_heading = QUOTAS)]
+    max_new_sessions_per_minute: u32,
+    /// Open streams; more get 503
+    #[arg(long, env = "MOORLINE_MAX_STREAMS", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    max_streams: usize,
+    /// Open streams of one session; more get 429
+    #[arg(long, env = "MOORLINE_MAX_STREAMS_PER_SESSION", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    max_streams_per_session: usize,
+    /// Open streams of one token; more get 429
+    #[arg(long, env = "MOORLINE_MAX_STREAMS_PER_TOKEN", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    max_streams_per_token: usize,
 
     /// The Redis that holds the sessions, as in redis://user:password@host:6379/0 (also rediss://, unix://). Without
     /// one, sessions live in this process's memory, for this process only
@@ -140,6 +194,33 @@ enum LogFormat {
 }
 
 impl ServeArgs {
+    /// An empty variable of the environment is none.
+    fn auth(&self) -> Option<Auth> {
+        let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let auth = Auth {
+            secret_file: file(&self.auth_secret_file),
+            public_key_files: self
+                .auth_public_key_file
+                .iter()
+                .filter(|path| !path.as_os_str().is_empty())
+                .cloned()
+                .collect(),
+            jwks_file: file(&self.auth_jwks_file),
+            audience: text(&self.auth_audience),
+            issuer: text(&self.auth_issuer),
+            leeway: self.auth_leeway,
+        };
+        let asked_for = auth.files().next().is_some();
+        asked_for.then_some(auth)
+    }
+
+    fn cors(&self) -> Option<Cors> {
+        let origins: Vec<_> = self.cors_origin.iter().filter(|origin| !origin.is_empty()).cloned().collect();
+        let cors = Cors { origins, credentials: self.cors_credentials, max_age: self.cors_max_age };
+        (!cors.origins.is_empty()).then_some(cors)
+    }
+
     fn config(&self) -> Config {
         // A retention of 0 keeps sessions: no session outlives this.
         let for_ever = Duration::from_secs(100 * 365 * 86_400);
@@ -154,6 +235,15 @@ impl ServeArgs {
             redis_patience: self.redis_patience,
             redis_wait: self.redis_wait,
             retention: Retention { ttl: retention, cap: self.max_entries },
+            auth: self.auth(),
+            cors: self.cors(),
+            quotas: Quotas {
+                events_per_second: self.max_events_per_second,
+                new_sessions_per_minute: self.max_new_sessions_per_minute,
+                streams: self.max_streams,
+                streams_per_session: self.max_streams_per_session,
+                streams_per_token: self.max_streams_per_token,
+            },
             limits: Limits {
                 event_bytes: self.max_event_bytes,
                 body_bytes: self.max_body_bytes,
@@ -177,15 +267,16 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         output::notice(format_args!("error: --log {:?}: {error}", args.log));
         return ExitCode::from(2);
     }
-    if !args.listen.ip().is_loopback() && !args.insecure_no_auth {
+    let config = args.config();
+    if config.auth.is_none() && !args.listen.ip().is_loopback() && !args.insecure_no_auth {
         output::notice(format_args!(
-            "error: {} can be reached from other machines, and nobody has to show a token. Listen on 127.0.0.1, or \
-             say --insecure-no-auth if something in front of the gateway lets only the right people through.",
+            "error: {} can be reached from other machines, and nobody has to show a token. Ask for tokens (see \
+             --auth-secret-file), listen on 127.0.0.1, or say --insecure-no-auth if something in front of the gateway \
+             lets only the right people through.",
             args.listen
         ));
         return ExitCode::from(2);
     }
-    let config = args.config();
     if config.redis_url.is_none() && config.durability != Durability::Redis {
         output::notice(format_args!("error: --durability replicated:N needs --redis-url"));
         return ExitCode::from(2);
@@ -208,6 +299,17 @@ pub async fn run(args: ServeArgs) -> ExitCode {
             "sessions live in this process's memory: they end with it, and no second replica shares them; \
              --redis-url makes them durable"
         ),
+    }
+    match &config.auth {
+        Some(auth) => {
+            let files: Vec<_> = auth.files().map(|path| path.display().to_string()).collect();
+            tracing::info!("who may do what is said by tokens, checked with the keys in {}", files.join(", "));
+        }
+        None if config.quotas.counts_tokens() => tracing::warn!(
+            "nobody has to show a token: whoever reaches the gateway may do everything, and what is limited by token is \
+             not limited"
+        ),
+        None => tracing::info!("nobody has to show a token: whoever reaches the gateway may do everything"),
     }
     tracing::info!("moorline {} listens on http://{}", env!("CARGO_PKG_VERSION"), server.addr);
     let drain = match told_to_stop().await {
@@ -279,24 +381,6 @@ fn durability(text: &str) -> Result<Durability, String> {
     }
 }
 
-/// `250ms`, `30s`, `5m`, `24h`, `7d`, or a bare `0`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let wrong = || "a time takes the form 250ms, 30s, 5m, 24h or 7d".to_owned();
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let ms = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        "" if number == 0 => 0,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,16 +391,6 @@ mod tests {
         assert_eq!(durability("replicated:2"), Ok(Durability::Replicated(2)));
         for wrong in ["", "replicated", "replicated:", "replicated:0", "replicated:x", "redis:1", "disk"] {
             assert!(durability(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn times_are_read_with_their_unit() {
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(duration("0"), Ok(Duration::ZERO));
-        for wrong in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "9999999999999999999d", "5 s"] {
-            assert!(duration(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -96,6 +96,14 @@ impl Error {
         }
     }
 
+    /// Whether it was the token that did not do: none came, it is no good, or it does not allow this.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Error::Problem(problem) => problem.status == 401 || problem.code == "forbidden",
+            _ => false,
+        }
+    }
+
     /// The problem's stable code, if there is one.
     pub fn code(&self) -> Option<&str> {
         match self {

@@ -11,6 +11,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     Gateway, Problem,
+    auth::Caller,
     commands::{NoParams, free_json},
     extract::{self, Names, Params},
 };
@@ -36,16 +37,18 @@ pub async fn request(
     Names([session]): Names<1>,
     Params(NoParams { .. }): Params<NoParams>,
     headers: HeaderMap,
+    caller: Caller,
     extract::Json(body): extract::Json<ApprovalBody>,
 ) -> Result<Response, Problem> {
     let request = ApprovalRequest {
         approval: body.approval.clone(),
-        agent: body.agent,
+        agent: caller.speaks_as(body.agent)?,
         run: body.run,
         attempt: extract::attempt(&headers)?,
         prompt: free_json("the prompt", &body.prompt, gateway.limits.event_bytes)?,
         expires_ms: body.expires_ms,
         on_expiry: body.on_expiry.unwrap_or(Verdict::Deny),
+        speaker: caller.agent().cloned(),
     };
     let done = gateway.writers.act(&session, Action::Approval(request)).await?;
     let answer = json!({"approval": body.approval, "entry": done.ids.first()});

@@ -11,6 +11,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{
     Gateway, Problem,
+    auth::Caller,
     extract::{self, Names, Params},
 };
 use crate::{
@@ -152,6 +153,7 @@ pub async fn outcome(
     Names([session, command]): Names<2>,
     Params(NoParams { .. }): Params<NoParams>,
     headers: HeaderMap,
+    caller: Caller,
     extract::Json(body): extract::Json<OutcomeBody>,
 ) -> Result<Response, Problem> {
     let request = OutcomeRequest {
@@ -159,6 +161,7 @@ pub async fn outcome(
         consumed: matches!(body.outcome, OutcomeWord::Consumed),
         reason: reason(body.reason)?,
         attempt: extract::attempt(&headers)?,
+        speaker: caller.agent().cloned(),
     };
     let done = gateway.writers.act(&session, Action::Outcome(request)).await?;
     Ok((StatusCode::CREATED, Json(json!({"ids": done.ids}))).into_response())

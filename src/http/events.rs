@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Gateway, Problem,
+    auth::Caller,
     extract::{self, BodyKind, Names, Params},
     problem::producer_problem,
 };
@@ -43,11 +44,13 @@ pub async fn append(
     Names([session]): Names<1>,
     Params(params): Params<AppendParams>,
     headers: HeaderMap,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, Problem> {
     let defaults = Defaults {
-        agent: extract::name("agent", params.agent.as_deref())?,
+        agent: caller.speaks_as(extract::name("agent", params.agent.as_deref())?)?,
         run: extract::name("run", params.run.as_deref())?,
+        bound: caller.agent().is_some(),
     };
     let (kind, producer, attempt) =
         (extract::body_kind(&headers)?, extract::producer(&headers)?, extract::attempt(&headers)?);
@@ -55,6 +58,7 @@ pub async fn append(
         BodyKind::Json => {
             let body = extract::read_whole(body, &gateway).await?;
             let events = events(&gateway, &body, &defaults)?;
+            caller.appends(events.len());
             append_all(&gateway, &session, events, defaults.run, attempt, producer).await
         }
         BodyKind::Ndjson | BodyKind::Sse => {
@@ -62,7 +66,8 @@ pub async fn append(
             let run = defaults.run.clone();
             let numbered = producer.is_some();
             let read =
-                stream(&gateway, &session, kind, body, defaults, attempt, producer, Start::Now, &mut progress).await;
+                stream(&gateway, &session, &caller, kind, body, defaults, attempt, producer, Start::Now, &mut progress)
+                    .await;
             match read.map_err(|stopped| stream_problem(stopped, &progress))? {
                 Read::Whole => answer_stream(&progress, numbered, false),
                 Read::Early => answer_early(&gateway, &session, run, attempt, progress, numbered).await,
@@ -117,6 +122,7 @@ pub(super) async fn append_all(
 pub(super) async fn stream(
     gateway: &Gateway,
     session: &Name,
+    caller: &Caller,
     kind: BodyKind,
     mut body: Body,
     defaults: Defaults,
@@ -137,6 +143,7 @@ pub(super) async fn stream(
         attempt,
         producer,
         timeout: gateway.limits.body_timeout,
+        account: caller.account(),
     };
     let turn = gateway.ending.turn();
     let until = async {
@@ -144,7 +151,8 @@ pub(super) async fn stream(
             () = stopped => Ok(Read::Early),
             // No success: the client has to send the rest elsewhere.
             why = turn => Err(match why {
-                Cut::Draining => Stopped::Draining,
+                // (A token's end breaks the body itself.)
+                Cut::Draining | Cut::Token => Stopped::Draining,
                 Cut::Store => WriteError::from(StoreError::Unavailable("it has been away for too long".into())).into(),
             }),
         }
@@ -162,7 +170,12 @@ pub(super) async fn answer_early(
     numbered: bool,
 ) -> Result<Response, Problem> {
     if let Some(run) = run {
-        match gateway.writers.act(session, Action::Heartbeat { run, attempt }).await.map(|done| done.reply) {
+        match gateway
+            .writers
+            .act(session, Action::Heartbeat { run, attempt, speaker: None })
+            .await
+            .map(|done| done.reply)
+        {
             Ok(Reply::Run(view)) => progress.stopping = vec![view],
             // A label.
             Err(WriteError::Refused(Refusal::UnknownRun(_))) => {}

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::{Gateway, Problem};
+use super::{Gateway, Problem, auth::TokenExpired};
 use crate::{
     id::{BadName, Name},
     store::Producer,
@@ -146,8 +146,13 @@ pub fn timed_out() -> Problem {
     Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the rest of the body did not come in time")
 }
 
-/// The body ended before its end. The client will hardly read this.
+/// The body ended before its end. The client will hardly read this, unless it was its token that ended.
 pub fn broken(error: &axum::Error) -> Problem {
+    // Each layer around a body wraps its errors once more.
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    if causes.any(|cause| cause.is::<TokenExpired>()) {
+        return Problem::token_expired();
+    }
     Problem::bad_request("body_broken", format!("the body broke off: {error}"))
 }
 

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Gateway, Problem,
+    auth::Caller,
     extract::{self, Names, Params},
     stream::Handover,
 };
@@ -68,9 +69,11 @@ pub async fn events(
 pub async fn commands(
     State(gateway): State<Gateway>,
     Names([session]): Names<1>,
-    Params(params): Params<LaneParams>,
+    Params(mut params): Params<LaneParams>,
     headers: HeaderMap,
+    caller: Caller,
 ) -> Result<Response, Problem> {
+    params.only_for(&caller)?;
     match params.pending.as_deref() {
         Some("true") => pending(&gateway, session, &params).await,
         None | Some("false") => lane(&gateway, session, Lane::Commands, &params, &headers).await,
@@ -112,6 +115,22 @@ fn accepted(headers: &HeaderMap) -> Result<Accepted, Problem> {
 }
 
 impl LaneParams {
+    /// Keeps a caller to what it may see of the commands: those for its agent.
+    fn only_for(&mut self, caller: &Caller) -> Result<(), Problem> {
+        let Some(own) = caller.sees_only() else { return Ok(()) };
+        match self.agent.as_deref() {
+            Some(asked) if asked != own.as_str() => {
+                let detail =
+                    format!("the token is for the agent {own:?} and can't read; it sees that agent's commands only");
+                Err(Problem::wrong_agent(detail))
+            }
+            _ => {
+                self.agent = Some(own.as_str().to_owned());
+                Ok(())
+            }
+        }
+    }
+
     fn filter(&self, lane: Lane) -> Result<Filter, Problem> {
         let names = |what: &str, list: &Option<String>| -> Result<Vec<String>, Problem> {
             let list = list.iter().flat_map(|list| list.split(','));

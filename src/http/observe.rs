@@ -146,7 +146,8 @@ struct RequestId(HeaderValue);
 
 impl RequestId {
     fn of(headers: &HeaderMap) -> Self {
-        let given = headers.get(REQUEST_ID).filter(|id| id.len() <= ID_MAX && id.as_bytes().iter().all(usable));
+        let given =
+            headers.get(REQUEST_ID).filter(|id| (1..=ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(usable));
         RequestId(given.cloned().unwrap_or_else(|| {
             let mut id = [0; 16];
             let number = fastrand::u64(..);

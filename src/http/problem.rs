@@ -12,6 +12,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
+use super::auth::challenge;
 use crate::{
     event::BadEvent,
     id::{BadName, Name},
@@ -36,12 +37,14 @@ pub struct Problem {
     pub detail: String,
     /// More members, each documented with its code.
     pub members: Map<String, Value>,
+    /// Seconds after which to try again, if another time than soon.
+    pub retry_after: Option<u16>,
 }
 
 impl Problem {
     /// An answer without further members.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Problem { status, code, detail: detail.into(), members: Map::new() }
+        Problem { status, code, detail: detail.into(), members: Map::new(), retry_after: None }
     }
 
     /// 400.
@@ -99,8 +102,15 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        match self.retry_after {
+            Some(seconds) => drop(headers.insert(header::RETRY_AFTER, seconds.into())),
+            None if self.status == StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+            }
+            None => {}
+        }
+        if let Some(challenge) = challenge(self.code) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }
@@ -116,6 +126,7 @@ impl From<BadEvent> for Problem {
             BadEvent::Type(_) => Problem::bad_request("bad_type", detail),
             BadEvent::Reserved(_) => Problem::bad_request("reserved_type", detail),
             BadEvent::Name { .. } => Problem::bad_request("bad_name", detail),
+            BadEvent::Agent { .. } => Problem::wrong_agent(detail),
             BadEvent::TooLarge { limit, .. } => {
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail).with("limit", limit)
             }
@@ -247,6 +258,7 @@ impl From<Refusal> for Problem {
             Refusal::TooManyRuns(limit) => conflict("too_many_runs").with("limit", limit),
             Refusal::ControlFull(limit) => conflict("control_full").with("limit", limit),
             Refusal::TooManyCommands(limit) => conflict("too_many_commands").with("limit", limit),
+            Refusal::AnotherAgents { .. } => Problem::wrong_agent(detail),
             Refusal::UnknownCommand(_) => unknown("unknown_command"),
             Refusal::CommandEnded { command, status } => {
                 conflict("command_ended").with("command", command.as_str()).with("outcome", json!(status))

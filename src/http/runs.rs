@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{
     Gateway, Problem,
+    auth::Caller,
     commands::{NoParams, reason},
     events::{answer_early, answer_stream, append_all, events, stream, stream_problem},
     extract::{self, BodyKind, Names, Params},
@@ -41,10 +42,12 @@ pub async fn start(
     State(gateway): State<Gateway>,
     Names([session]): Names<1>,
     Params(NoParams { .. }): Params<NoParams>,
+    caller: Caller,
     extract::Json(body): extract::Json<StartBody>,
 ) -> Result<Response, Problem> {
     let StartBody { run, agent, parent, lease_ms, takeover } = body;
-    let request = RunRequest { run, agent, parent, lease_ms, takeover };
+    let agent = caller.speaks_as(agent)?;
+    let request = RunRequest { run, agent, parent, lease_ms, takeover, speaker: caller.agent().cloned() };
     let done = gateway.writers.act(&session, Action::Start(request)).await?;
     answer(StatusCode::CREATED, done.reply)
 }
@@ -67,6 +70,7 @@ pub async fn body(
     Names([session, run]): Names<2>,
     Params(params): Params<BodyParams>,
     headers: HeaderMap,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, Problem> {
     let kind = extract::body_kind(&headers)?;
@@ -74,18 +78,28 @@ pub async fn body(
         let detail = "a run that is a body can't be sent twice; start it with POST …/runs and append with a producer";
         return Err(Problem::bad_request("bad_producer", detail));
     }
-    let agent = extract::name("agent", params.agent.as_deref())?;
+    let agent = caller.speaks_as(extract::name("agent", params.agent.as_deref())?)?;
+    let speaker = caller.agent().cloned();
     let parent = extract::name("parent", params.parent.as_deref())?;
-    let defaults = Defaults { agent: agent.clone(), run: Some(run.clone()) };
+    let defaults = Defaults { agent: agent.clone(), run: Some(run.clone()), bound: speaker.is_some() };
     // A body that comes whole is looked at first: a bad one starts nothing.
     let (body, whole) = match kind {
         BodyKind::Json => {
             let bytes = extract::read_whole(body, &gateway).await?;
-            (Body::empty(), Some(events(&gateway, &bytes, &defaults)?))
+            let events = events(&gateway, &bytes, &defaults)?;
+            caller.appends(events.len());
+            (Body::empty(), Some(events))
         }
         BodyKind::Ndjson | BodyKind::Sse => (body, None),
     };
-    let request = RunRequest { run: run.clone(), agent, parent, lease_ms: params.lease_ms, takeover: params.takeover };
+    let request = RunRequest {
+        run: run.clone(),
+        agent,
+        parent,
+        lease_ms: params.lease_ms,
+        takeover: params.takeover,
+        speaker: speaker.clone(),
+    };
     let started = gateway.writers.act(&session, Action::Start(request)).await?;
     let Reply::Run(view) = started.reply else {
         let detail = "a start answered with something else";
@@ -101,7 +115,8 @@ pub async fn body(
         None => {
             // From the first entry of the start on, or a stop right behind it would be missed.
             let since = started.ids.first().map_or(Start::Now, |first| Start::After(*first));
-            let read = stream(&gateway, &session, kind, body, defaults, attempt, None, since, &mut progress).await;
+            let read =
+                stream(&gateway, &session, &caller, kind, body, defaults, attempt, None, since, &mut progress).await;
             match read.map_err(|stopped| stream_problem(stopped, &progress))? {
                 Read::Whole => answer_stream(&progress, false, true)?,
                 // Asked to stop: the run goes on. Its agent may say a last word, and ends it.
@@ -109,7 +124,7 @@ pub async fn body(
             }
         }
     };
-    let end = Action::End { run, attempt, status: EndStatus::Completed, reason: None };
+    let end = Action::End { run, attempt, status: EndStatus::Completed, reason: None, speaker };
     let ended = gateway.writers.act(&session, end).await;
     ended.map_err(|error| stream_problem(error.into(), &progress))?;
     *response.status_mut() = StatusCode::CREATED;
@@ -139,6 +154,7 @@ pub async fn end(
     Names([session, run]): Names<2>,
     Params(NoParams { .. }): Params<NoParams>,
     headers: HeaderMap,
+    caller: Caller,
     extract::Json(body): extract::Json<EndBody>,
 ) -> Result<Response, Problem> {
     let status = match body.status {
@@ -147,7 +163,7 @@ pub async fn end(
         EndWord::Cancelled => EndStatus::Cancelled,
     };
     let attempt = body.attempt.or(extract::attempt(&headers)?);
-    let end = Action::End { run, attempt, status, reason: reason(body.reason)? };
+    let end = Action::End { run, attempt, status, reason: reason(body.reason)?, speaker: caller.agent().cloned() };
     answer(StatusCode::OK, gateway.writers.act(&session, end).await?.reply)
 }
 
@@ -157,8 +173,10 @@ pub async fn heartbeat(
     Names([session, run]): Names<2>,
     Params(NoParams { .. }): Params<NoParams>,
     headers: HeaderMap,
+    caller: Caller,
 ) -> Result<Response, Problem> {
-    let heartbeat = Action::Heartbeat { run, attempt: extract::attempt(&headers)? };
+    let (attempt, speaker) = (extract::attempt(&headers)?, caller.agent().cloned());
+    let heartbeat = Action::Heartbeat { run, attempt, speaker };
     answer(StatusCode::OK, gateway.writers.act(&session, heartbeat).await?.reply)
 }
 

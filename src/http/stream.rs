@@ -55,6 +55,19 @@ impl Handover {
         answer
     }
 
+    /// Has the stream cut by this, too. What it holds is dropped when the stream ends, however it does.
+    pub fn also_cut_by(&self, other: impl Future<Output = ()> + Send + 'static) {
+        if let Some(streaming) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            let cut = std::mem::replace(&mut streaming.cut, Box::pin(std::future::pending()));
+            streaming.cut = Box::pin(async move {
+                tokio::select! {
+                    () = cut => {}
+                    () = other => {}
+                }
+            });
+        }
+    }
+
     /// Takes the stream out; it is there once.
     pub fn take(self) -> Option<Streaming> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()

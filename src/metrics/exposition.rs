@@ -72,7 +72,7 @@ impl Collector for Gateway {
         let help = "Connections cut since the client took nothing for too long";
         out.counter("slow_client_cuts", help, &m.slow_cuts)?;
         let help = "Streams cut for their clients to resume: this replica ends, or can't read the store";
-        out.counters("stream_cuts", help, "reason", ["draining", "store"], &m.stream_cuts)?;
+        out.counters("stream_cuts", help, "reason", ["draining", "store", "token"], &m.stream_cuts)?;
 
         let help = "From a question to the store to its answer, or to the end of patience";
         out.histograms("store_duration_seconds", help, "op", ["commit", "read"], &m.store_time)?;

@@ -76,6 +76,8 @@ pub struct ApprovalRequest {
     pub expires_ms: Option<i64>,
     /// What holds then.
     pub on_expiry: Verdict,
+    /// The only agent that the request may speak as, if it is bound to one.
+    pub speaker: Option<Name>,
 }
 
 /// A decision.
@@ -104,6 +106,7 @@ pub fn request(
         return Err(Refusal::ApprovalExists(id.clone()));
     }
     if let Some(run) = &request.run {
+        runs::speaks_for(control, run, request.speaker.as_ref())?;
         runs::live(control, run, request.attempt)?;
     }
     let agent = request.agent.clone().or_else(|| control.run(request.run.as_ref()?)?.agent.clone());

@@ -132,6 +132,8 @@ pub struct OutcomeRequest {
     pub reason: Option<String>,
     /// The attempt at the command's run that the agent believes itself to be, if it says so.
     pub attempt: Option<u32>,
+    /// The only agent that the request may speak as, if it is bound to one.
+    pub speaker: Option<Name>,
 }
 
 /// Accepts a command and does what the gateway itself has to do about it.
@@ -328,6 +330,15 @@ pub fn report(
     if command.status != CommandStatus::Pending {
         return Err(Refusal::CommandEnded { command: id.clone(), status: command.status });
     }
+    if let Some(run) = &command.run {
+        runs::speaks_for(control, run, request.speaker.as_ref())?;
+    }
+    if let (Some(speaker), Some(owner)) = (&request.speaker, &command.agent)
+        && speaker != owner
+    {
+        let (name, owner, speaker) = (id.clone(), owner.clone(), speaker.clone());
+        return Err(Refusal::AnotherAgents { what: "command", name, owner, speaker });
+    }
     if let (Some(attempt), Some(run)) = (request.attempt, &command.run) {
         runs::live(control, run, Some(attempt))?;
     }
@@ -450,7 +461,7 @@ mod tests {
         scene.take_over("r").unwrap();
         let mut report = |attempt| {
             let (command, attempt) = (name("c1"), Some(attempt));
-            scene.act(Action::Outcome(OutcomeRequest { command, consumed: true, reason: None, attempt }))
+            scene.act(Action::Outcome(OutcomeRequest { command, consumed: true, reason: None, attempt, speaker: None }))
         };
         assert!(matches!(report(1), Err(Refusal::StaleAttempt { given: 1, current: 2, .. })));
         report(2).unwrap();

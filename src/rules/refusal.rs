@@ -41,6 +41,18 @@ pub enum Refusal {
         /// What holds.
         current: u32,
     },
+    /// It belongs to another agent than the only one that the request may speak as.
+    #[error("the {what} {name:?} belongs to the agent {owner:?}; the token is for {speaker:?} alone")]
+    AnotherAgents {
+        /// `run` or `command`.
+        what: &'static str,
+        /// Which.
+        name: Name,
+        /// Whose it is.
+        owner: Name,
+        /// Whose token came.
+        speaker: Name,
+    },
     /// A run can't be above itself.
     #[error("the parent {parent:?} of the run {run:?} is the run itself or descends from it")]
     ParentCircle {

@@ -197,6 +197,8 @@ pub struct RunRequest {
     pub lease_ms: Option<i64>,
     /// Whether a live or lost attempt is to be replaced.
     pub takeover: bool,
+    /// The only agent that the request may speak as, if it is bound to one.
+    pub speaker: Option<Name>,
 }
 
 /// A duration within its range.
@@ -220,6 +222,7 @@ pub fn start(
     if let Some(parent) = &request.parent {
         check_parent(control, name, parent)?;
     }
+    speaks_for(control, name, request.speaker.as_ref())?;
     let before = control.run(name).cloned();
     match &before {
         None => room(control, name)?,
@@ -325,11 +328,28 @@ pub fn live<'a>(control: &'a Control, name: &Name, attempt: Option<u32>) -> Resu
     }
 }
 
+/// Refuses a request that may speak only as one agent, where the run is another's. A run without an agent is anybody's.
+pub fn speaks_for(control: &Control, name: &Name, speaker: Option<&Name>) -> Result<(), Refusal> {
+    let Some(speaker) = speaker else { return Ok(()) };
+    match control.run(name).and_then(|run| run.agent.as_ref()) {
+        Some(owner) if owner != speaker => {
+            let (name, owner, speaker) = (name.clone(), owner.clone(), speaker.clone());
+            Err(Refusal::AnotherAgents { what: "run", name, owner, speaker })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Checks that every event's run may still write, and renews leases. Gives the runs that are asked to stop.
 ///
 /// A request that says which attempt it comes from is refused where there is no such run: it was written for a session
 /// that is gone.
 pub fn append(control: &mut Control, now: Ms, append: &Append, effects: &mut Effects) -> Result<Vec<RunView>, Refusal> {
+    // All events of a request have the same sender.
+    let speaker = append.events.first().filter(|event| event.bound).and_then(|event| event.agent.as_ref());
+    if let Some(run) = &append.run {
+        speaks_for(control, run, speaker)?;
+    }
     let mut seen: Vec<&Name> = Vec::new();
     if append.attempt.is_some()
         && let Some(run) = &append.run
@@ -341,6 +361,7 @@ pub fn append(control: &mut Control, now: Ms, append: &Append, effects: &mut Eff
     for run in append.events.iter().filter_map(|event| event.run.as_ref()) {
         // The events of a request mostly share one run.
         if !seen.contains(&run) {
+            speaks_for(control, run, speaker)?;
             // Runs that nobody started are labels.
             let registered = control.run(run).is_some_and(|run| run.status != RunStatus::Expected);
             if registered || said.is_some() {
@@ -434,7 +455,7 @@ mod tests {
         assert!(ended(scene.append("r", None)));
         assert!(ended(scene.start("r")));
         assert!(ended(scene.take_over("r")), "what is done stays so");
-        assert!(ended(scene.act(Action::Heartbeat { run: name("r"), attempt: None })));
+        assert!(ended(scene.act(Action::Heartbeat { run: name("r"), attempt: None, speaker: None })));
         assert_eq!(scene.about("r"), ["started", "ended completed"]);
     }
 
@@ -465,7 +486,7 @@ mod tests {
             scene.wait(800);
             scene.append("r", None).unwrap();
             scene.wait(800);
-            scene.act(Action::Heartbeat { run: name("r"), attempt: Some(1) }).unwrap();
+            scene.act(Action::Heartbeat { run: name("r"), attempt: Some(1), speaker: None }).unwrap();
         }
         scene.wait(800);
         scene.ask("a", Some("r"), Some(60_000)).unwrap();
@@ -485,12 +506,13 @@ mod tests {
         assert_eq!(scene.about("r"), ["started", "ended lost", "started"]);
         let stale = |result| matches!(result, Err(Refusal::StaleAttempt { given: 1, current: 2, .. }));
         assert!(stale(scene.append("r", Some(1))));
-        assert!(stale(scene.act(Action::Heartbeat { run: name("r"), attempt: Some(1) })));
+        assert!(stale(scene.act(Action::Heartbeat { run: name("r"), attempt: Some(1), speaker: None })));
         assert!(stale(scene.act(Action::End {
             run: name("r"),
             attempt: Some(1),
             status: EndStatus::Completed,
-            reason: None
+            reason: None,
+            speaker: None,
         })));
         scene.append("r", Some(2)).unwrap();
     }
@@ -504,6 +526,7 @@ mod tests {
         let events = ["r", "other", "label"].map(|run| crate::event::Event {
             run: Some(name(run)),
             agent: None,
+            bound: false,
             payload: format!("{{\"run\":\"{run}\"}}").into(),
         });
         let append = |attempt| {

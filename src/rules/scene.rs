@@ -66,7 +66,8 @@ impl Scene {
     }
 
     pub fn start_with(&mut self, run: &str, set: impl FnOnce(&mut RunRequest)) -> Result<Reply, Refusal> {
-        let mut request = RunRequest { run: name(run), agent: None, parent: None, lease_ms: None, takeover: false };
+        let mut request =
+            RunRequest { run: name(run), agent: None, parent: None, lease_ms: None, takeover: false, speaker: None };
         set(&mut request);
         self.act(Action::Start(request))
     }
@@ -76,12 +77,16 @@ impl Scene {
     }
 
     pub fn end(&mut self, run: &str, status: EndStatus) -> Result<Reply, Refusal> {
-        self.act(Action::End { run: name(run), attempt: None, status, reason: None })
+        self.act(Action::End { run: name(run), attempt: None, status, reason: None, speaker: None })
     }
 
     pub fn append(&mut self, run: &str, attempt: Option<u32>) -> Result<Reply, Refusal> {
-        let event =
-            Event { run: Some(name(run)), agent: None, payload: json!({"type": "t", "run": run}).to_string().into() };
+        let event = Event {
+            run: Some(name(run)),
+            agent: None,
+            bound: false,
+            payload: json!({"type": "t", "run": run}).to_string().into(),
+        };
         self.act(Action::Append(Append { events: vec![event], attempt, ..Append::default() }))
     }
 
@@ -112,7 +117,13 @@ impl Scene {
     }
 
     pub fn report(&mut self, command: &str, consumed: bool) -> Result<Reply, Refusal> {
-        self.act(Action::Outcome(OutcomeRequest { command: name(command), consumed, reason: None, attempt: None }))
+        self.act(Action::Outcome(OutcomeRequest {
+            command: name(command),
+            consumed,
+            reason: None,
+            attempt: None,
+            speaker: None,
+        }))
     }
 
     pub fn ask(&mut self, approval: &str, run: Option<&str>, expires_ms: Option<i64>) -> Result<Reply, Refusal> {
@@ -124,6 +135,7 @@ impl Scene {
             prompt: raw(json!("sure?")),
             expires_ms,
             on_expiry: Verdict::Deny,
+            speaker: None,
         }))
     }
 

@@ -1,7 +1,7 @@
 //! The real program: what its subcommands print, how they end, and what they live through.
 
 mod demo;
-mod program;
+pub mod program;
 
 use std::{net::TcpListener, time::Duration};
 

@@ -315,6 +315,7 @@ fn action(op: &Op, number: usize, known: &Known) -> Option<Action> {
             parent: parent.map(run_name),
             lease_ms: Some(*lease),
             takeover: *takeover,
+            speaker: None,
         }),
         Op::Append { run, attempt, events } => {
             let attempt = claimed(*run, attempt);
@@ -323,10 +324,16 @@ fn action(op: &Op, number: usize, known: &Known) -> Option<Action> {
             let event = |k| Event::from_json(&event(k).to_string(), &Defaults::default(), 1_000).expect("an event");
             Action::Append(Append { events: (0..*events).map(event).collect(), attempt, ..Append::default() })
         }
-        Op::End { run, attempt, status } => {
-            Action::End { run: run_name(*run), attempt: claimed(*run, attempt), status: *status, reason: None }
+        Op::End { run, attempt, status } => Action::End {
+            run: run_name(*run),
+            attempt: claimed(*run, attempt),
+            status: *status,
+            reason: None,
+            speaker: None,
+        },
+        Op::Heartbeat { run, attempt } => {
+            Action::Heartbeat { run: run_name(*run), attempt: claimed(*run, attempt), speaker: None }
         }
-        Op::Heartbeat { run, attempt } => Action::Heartbeat { run: run_name(*run), attempt: claimed(*run, attempt) },
         Op::Stop { run, agent, tree, grace, ttl } => Action::Command(CommandRequest {
             run: run.map(run_name),
             agent: agent.map(|agent| name(format!("a{agent}"))),
@@ -341,7 +348,7 @@ fn action(op: &Op, number: usize, known: &Known) -> Option<Action> {
         Op::Report { command, consumed } => {
             let commands = &known.commands;
             let command = commands.get(command.index(commands.len().max(1)))?.clone();
-            Action::Outcome(OutcomeRequest { command, consumed: *consumed, reason: None, attempt: None })
+            Action::Outcome(OutcomeRequest { command, consumed: *consumed, reason: None, attempt: None, speaker: None })
         }
         Op::Ask { approval, run, expires } => Action::Approval(ApprovalRequest {
             approval: name(format!("ask{approval}")),
@@ -351,6 +358,7 @@ fn action(op: &Op, number: usize, known: &Known) -> Option<Action> {
             prompt: to_raw_value("sure?").expect("JSON"),
             expires_ms: Some(*expires),
             on_expiry: Verdict::Deny,
+            speaker: None,
         }),
         Op::Decide { approval, verdict } => {
             let data = to_raw_value(&json!({"decision": verdict})).expect("JSON");

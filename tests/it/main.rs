@@ -1,5 +1,6 @@
 //! Integration tests: one binary, against both stores and real `redis-server` processes.
 
+mod auth;
 mod bad_input;
 mod borders;
 mod chaos;
@@ -9,12 +10,15 @@ mod compare_report;
 mod control;
 mod control_fire;
 mod control_model;
+mod cors;
 mod early_answers;
 mod events;
 mod examples;
+mod hostile;
 mod independent_clients;
 mod logs;
 mod metrics;
+mod quotas;
 mod redis_troubles;
 mod redis_ways;
 mod replicas;

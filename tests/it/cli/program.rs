@@ -191,6 +191,22 @@ impl Gateway {
         Gateway::listen("127.0.0.1:0", arguments).expect("a free port")
     }
 
+    /// One that listens elsewhere.
+    pub fn start_on(address: &str, arguments: &[&str]) -> Gateway {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Gateway::listen(address, arguments).expect("a free port")
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.process.stderr()
+    }
+
     /// The same after `kill -9`, on the same port.
     pub fn killed_and_restarted(mut self) -> Gateway {
         self.process.kill();
@@ -213,7 +229,7 @@ impl Gateway {
         loop {
             let log = process.stderr();
             if let Some((_, rest)) = log.split_once("listens on ") {
-                let url = rest.split_whitespace().next().unwrap_or_default().to_owned();
+                let url = rest.split(|c: char| c.is_whitespace() || c == '"').next().unwrap_or_default().to_owned();
                 return Some(Gateway { process, url, arguments });
             }
             if process.child.try_wait().expect("the state of a child").is_some() {

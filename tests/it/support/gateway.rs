@@ -164,6 +164,14 @@ pub struct Session {
 }
 
 impl Session {
+    /// The same session, for who bears this token.
+    pub fn bearing(&self, token: &str) -> Session {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {token}").parse().expect("a header's value"));
+        let http = reqwest::Client::builder().default_headers(headers).build().expect("a client");
+        Session { http, ..self.clone() }
+    }
+
     /// `path` begins with a slash, or with a question mark, or is empty.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.url)

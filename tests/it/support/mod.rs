@@ -6,6 +6,7 @@ pub mod crowd;
 pub mod gateway;
 pub mod process;
 pub mod redis;
+pub mod tokens;
 
 use std::{
     future::Future,
