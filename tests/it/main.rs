@@ -18,6 +18,7 @@ mod hostile;
 mod independent_clients;
 mod logs;
 mod metrics;
+mod proxies;
 mod quotas;
 mod redis_troubles;
 mod redis_ways;

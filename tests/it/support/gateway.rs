@@ -164,6 +164,12 @@ pub struct Session {
 }
 
 impl Session {
+    /// A session behind this address, which need not be a gateway's own.
+    pub fn at(addr: SocketAddr, name: &str) -> Self {
+        let url = format!("http://{addr}/v1/sessions/{name}");
+        Session { name: name.into(), url, http: http(), addr }
+    }
+
     /// The same session, for who bears this token.
     pub fn bearing(&self, token: &str) -> Session {
         let mut headers = HeaderMap::new();
