@@ -183,9 +183,11 @@ pub struct Limits {
     pub batch_events: usize,
     /// Silence in the middle of a body's event, or anywhere in a bounded body, after which the request is given up.
     pub body_timeout: Duration,
-    /// The time to send a request's head, and how long a kept-alive connection may rest between requests: longer than
-    /// load balancers keep theirs, or they would send requests into connections that are about to close.
+    /// The time that a request's head may take from its first byte on.
     pub head_timeout: Duration,
+    /// How long a connection may rest before its first request and between requests: longer than load balancers keep
+    /// theirs, or they would send requests into connections that are about to close.
+    pub idle_timeout: Duration,
     /// Headers in a request.
     pub headers: usize,
     /// Bytes of a request's head.
@@ -203,7 +205,8 @@ impl Default for Limits {
             body_bytes: 4 * 1024 * 1024,
             batch_events: 1_000,
             body_timeout: Duration::from_secs(30),
-            head_timeout: Duration::from_secs(75),
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
             headers: 100,
             head_bytes: 64 * 1024,
             heartbeat: Duration::from_secs(15),

@@ -36,6 +36,8 @@ class Load:
     not_for: tuple = ()
     # Only the processes that hold the clients' connections are watched: their memory is what counts.
     watch_frontend_only: bool = False
+    # The number of nginx processes that is best for it, of 1 and 2.
+    nchan_workers: int = 2
     # Measured beside Moorline instead of a server: what `redis-benchmark` reaches with the same events.
     beside: str = ""
 
@@ -48,7 +50,7 @@ def latency(key, title, short, quantile):
     return Figure(key, title, short, "ms", ("delivery", quantile), 1, more_is_better=False)
 
 
-EVERYONE_ELSE = ("nchan", "durable-streams", "durable-streams-node")
+EVERYONE_ELSE = ("nchan", "durable-streams", "durable-streams-unsynced", "durable-streams-node")
 
 LOADS = (
     Load(
@@ -106,11 +108,14 @@ LOADS = (
             ),
         ),
         watch_frontend_only=True,
+        # Two would both count the memory that they share.
+        nchan_workers=1,
     ),
     Load(
         "replay",
         "replay --events 20000 --seconds {seconds}",
         (rate("replay", "replay of 20,000 events to one client: events", "replay of 20,000 events", "deliveries_per_second"),),
+        nchan_workers=1,
     ),
     Load(
         "ingest",

@@ -3,10 +3,10 @@
 import math
 from html import escape
 
-WIDTH, LEFT, RIGHT, TOP, LINE = 900, 330, 40, 76, 34
+WIDTH, LEFT, RIGHT, TOP, LINE = 900, 230, 40, 96, 34
 TICKS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300]
 # Told apart by shape as well as by colour.
-SHAPES = ["circle", "square", "diamond"]
+SHAPES = ["circle", "square", "diamond", "triangle"]
 
 STYLE = """
   text { font: 13px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #24292f }
@@ -14,11 +14,11 @@ STYLE = """
   .title { font-size: 15px; font-weight: 600 }
   .grid { stroke: #d0d7de; stroke-width: 1 }
   .one { stroke: #57606a; stroke-width: 1.5 }
-  .peer0 { fill: #0969da } .peer1 { fill: #bc4c00 } .peer2 { fill: #1a7f37 }
+  .peer0 { fill: #0969da } .peer1 { fill: #bc4c00 } .peer2 { fill: #8250df } .peer3 { fill: #1a7f37 }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3 } .small { fill: #9da7b3 }
     .grid { stroke: #373e47 } .one { stroke: #9da7b3 }
-    .peer0 { fill: #58a6ff } .peer1 { fill: #f0883e } .peer2 { fill: #56d364 }
+    .peer0 { fill: #58a6ff } .peer1 { fill: #f0883e } .peer2 { fill: #bc8cff } .peer3 { fill: #56d364 }
   }
 """
 
@@ -30,6 +30,10 @@ def mark(shape, x, y, style, title):
     elif shape == "square":
         body = f'<rect x="{x - 5.5:.1f}" y="{y - 5.5}" width="11" height="11" class="{style}">'
         end = "</rect>"
+    elif shape == "triangle":
+        points = f"{x:.1f},{y - 7} {x + 7:.1f},{y + 5.5} {x - 7:.1f},{y + 5.5}"
+        body = f'<polygon points="{points}" class="{style}">'
+        end = "</polygon>"
     else:
         points = f"{x:.1f},{y - 7.5} {x + 7.5:.1f},{y} {x:.1f},{y + 7.5} {x - 7.5:.1f},{y}"
         body = f'<polygon points="{points}" class="{style}">'
@@ -58,12 +62,11 @@ def svg(comparison):
     out = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="Ratios of Moorline to its peers">\n'
     out += f"<style>{STYLE}</style>\n"
     out += '<text x="12" y="24" class="title">How many times better Moorline is, by load</text>\n'
-    x = 12
     for n, peer in enumerate(peers):
+        x, y = 12 + n % 2 * 400, 46 + n // 2 * 20
         label = f"than {peer['name']}" + (" (on Redis)" if peer["has_redis"] else " (no Redis)")
-        out += mark(SHAPES[n % 3], x + 6, 46, f"peer{n % 3}", label)
-        out += f'<text x="{x + 18}" y="50" class="small">{escape(label)}</text>\n'
-        x += 34 + 6.6 * len(label)
+        out += mark(SHAPES[n % len(SHAPES)], x + 6, y, f"peer{n % len(SHAPES)}", label)
+        out += f'<text x="{x + 18}" y="{y + 4}" class="small">{escape(label)}</text>\n'
     for tick in [t for t in TICKS if low <= t <= high]:
         style = "one" if tick == 1 else "grid"
         out += f'<line x1="{at(tick):.1f}" y1="{TOP - 8}" x2="{at(tick):.1f}" y2="{bottom}" class="{style}"/>\n'
@@ -76,5 +79,5 @@ def svg(comparison):
         for k, ratio in enumerate(ratios):
             if ratio:
                 title = f"{figure.short}: {ratio:.2g} times {peers[k]['name']}"
-                out += mark(SHAPES[k % 3], at(ratio), y, f"peer{k % 3}", title)
+                out += mark(SHAPES[k % len(SHAPES)], at(ratio), y, f"peer{k % len(SHAPES)}", title)
     return out + "</svg>\n"

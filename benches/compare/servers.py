@@ -135,8 +135,8 @@ class Server:
     def get(self):
         raise NotImplementedError
 
-    def start(self, running):
-        """Starts it, waits until it serves, and gives the ids of the processes that hold the clients' connections."""
+    def start(self, running, load):
+        """Starts it for a load, waits until it serves, and gives the ids of the processes that hold the clients' connections."""
         raise NotImplementedError
 
     def start_redis(self, running):
@@ -163,7 +163,7 @@ class Moorline(Server):
         redis = command(["redis-server", "--version"], "redis-server").split("v=")[1].split()[0]
         return f"{command([self.program, '--version'], 'moorline').split()[1]}, Redis {redis}"
 
-    def start(self, running):
+    def start(self, running, load):
         redis = self.start_redis(running)
         listen = f"127.0.0.1:{running.port}"
         url = f"redis://127.0.0.1:{redis}/"
@@ -179,9 +179,8 @@ class Nchan(Server):
     has_redis = True
     store = "Redis"
 
-    def __init__(self, target, workers):
+    def __init__(self, target):
         super().__init__(target)
-        self.workers = workers
         self.unpacked = target / "compare" / "nchan"
 
     def get(self):
@@ -204,26 +203,28 @@ class Nchan(Server):
     def module(self):
         return next(self.unpacked.glob("usr/lib/nginx/modules/ngx_nchan_module.so"), None)
 
-    def start(self, running):
+    def start(self, running, load):
         redis = self.start_redis(running)
         filled = (HERE / "nchan.conf").read_text()
-        for name, value in {"module": self.module(), "workers": self.workers, "redis": redis, "port": running.port}.items():
+        for name, value in {"module": self.module(), "workers": load.nchan_workers, "redis": redis, "port": running.port}.items():
             filled = filled.replace(f"@{name}@", str(value))
         (running.folder / "nginx.conf").write_text(filled)
         nginx = self.unpacked / "usr" / "sbin" / "nginx"
         process = running.start("nginx", [nginx, "-p", f"{running.folder}/", "-c", "nginx.conf", "-e", "stderr"])
-        # It answers 503 until its connection to Redis stands.
-        running.wait_for(lambda: answers(running.port, "/publish/ready", b"{}"), "nginx")
+        # Each worker answers 503 until its connection to Redis stands; a new connection may get any of them.
+        running.wait_for(lambda: all(answers(running.port, "/publish/ready", b"{}") for _ in range(16)), "nginx")
         return descendants(process)
 
 
 class DurableStreams(Server):
-    key, name, dialect = "durable-streams", "Durable Streams, Rust", "durable-streams"
+    """As it comes: an answered event is on the disk."""
 
-    def __init__(self, target, durability):
+    key, name, dialect = "durable-streams", "Durable Streams, Rust", "durable-streams"
+    store = "local files, synced before it answers"
+    durability = "wal"
+
+    def __init__(self, target):
         super().__init__(target)
-        self.durability = durability
-        self.store = {"memory": "local files, not synced", "wal": "local files, synced"}[durability]
         self.root = target / "compare" / "durable-streams"
 
     def get(self):
@@ -235,12 +236,20 @@ class DurableStreams(Server):
             command([*build, "--root", self.root, "--target-dir", target], "cargo install")
         return f"crate durable-streams {DURABLE_STREAMS}"
 
-    def start(self, running):
+    def start(self, running, load):
         program = self.root / "bin" / "durable-streams-server"
         options = ["--port", str(running.port), "--data-dir", running.folder / "data", "--durability", self.durability]
         process = running.start("durable-streams", [program, *options])
         running.wait_for(lambda: listens(running.port), "durable-streams-server")
         return [process.pid]
+
+
+class DurableStreamsUnsynced(DurableStreams):
+    """Its fastest: an answered event is in the page cache, as safe as in a Redis without an append-only file, or safer."""
+
+    key, name = "durable-streams-unsynced", "Durable Streams, Rust, not synced"
+    store = "local files, not synced"
+    durability = "memory"
 
 
 class DurableStreamsNode(Server):
@@ -263,15 +272,15 @@ class DurableStreamsNode(Server):
         package = json.loads((self.root / "node_modules/@durable-streams/server/package.json").read_text())
         return f"npm @durable-streams/server {package['version']}, Node {node}"
 
-    def start(self, running):
+    def start(self, running, load):
         process = running.start("node", ["node", self.root / "serve.js", str(running.port)], env={**os.environ, "NODE_ENV": "production"})
         running.wait_for(lambda: listens(running.port), "node")
         return [process.pid]
 
 
-def redis_benchmark(before, running, event_bytes, events):
+def redis_benchmark(running, event_bytes, events):
     """XADDs a second that Redis itself takes, 32 at a time on each of 50 connections, into 200 streams."""
     port = Server.start_redis(None, running)
     arguments = ["-p", str(port), "-P", "32", "-n", str(events), "-r", "200", "--csv"]
-    out = command([*before, "redis-benchmark", *arguments, "XADD", "s:__rand_int__", "*", "e", "x" * event_bytes], "redis-benchmark")
+    out = command(["redis-benchmark", *arguments, "XADD", "s:__rand_int__", "*", "e", "x" * event_bytes], "redis-benchmark")
     return float(out.splitlines()[-1].split('","')[1])

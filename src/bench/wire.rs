@@ -45,6 +45,7 @@ pub struct Connection {
     target: Target,
     socket: TcpStream,
     buffer: Vec<u8>,
+    room: Room,
     out: Vec<u8>,
 }
 
@@ -78,7 +79,7 @@ impl Connection {
     pub async fn open(target: &Target) -> Result<Self, BenchError> {
         let socket = TcpStream::connect(target.addr).await?;
         socket.set_nodelay(true)?;
-        Ok(Connection { target: target.clone(), socket, buffer: Vec::new(), out: Vec::new() })
+        Ok(Connection { target: target.clone(), socket, buffer: Vec::new(), room: Room::default(), out: Vec::new() })
     }
 
     /// One request and its answer.
@@ -131,6 +132,7 @@ impl Connection {
             dialect: self.target.dialect,
             socket: self.socket,
             raw: self.buffer,
+            room: self.room,
             chunks: head.chunked.then(Chunks::default),
             text: Vec::new(),
             fresh: true,
@@ -161,7 +163,7 @@ impl Connection {
     }
 
     async fn fill(&mut self) -> Result<(), BenchError> {
-        if self.socket.read_buf(&mut self.buffer).await? == 0 {
+        if self.room.read(&mut self.socket, &mut self.buffer).await? == 0 {
             return Err(BenchError::Missing("the gateway closed the connection".into()));
         }
         Ok(())
@@ -208,6 +210,7 @@ pub struct Frames {
     socket: TcpStream,
     /// As it came, with chunk sizes between.
     raw: Vec<u8>,
+    room: Room,
     /// Without, the body is as it comes, until the connection ends.
     chunks: Option<Chunks>,
     /// Without the chunk sizes.
@@ -221,7 +224,7 @@ impl Frames {
     pub async fn read(&mut self, mut each: impl FnMut(Frame<'_>)) -> Result<bool, BenchError> {
         if !std::mem::take(&mut self.fresh) {
             let ended = self.chunks.as_ref().is_some_and(|chunks| chunks.ended);
-            if ended || self.socket.read_buf(&mut self.raw).await? == 0 {
+            if ended || self.room.read(&mut self.socket, &mut self.raw).await? == 0 {
                 return Ok(false);
             }
             self.join()?;
@@ -251,6 +254,26 @@ impl Frames {
     /// What the stream speaks.
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+}
+
+/// How much room a connection's next read gets: little, for there are thousands of them, until one has filled it.
+struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Room(1024)
+    }
+}
+
+impl Room {
+    async fn read(&mut self, socket: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
+        buffer.reserve(self.0);
+        let count = socket.read_buf(buffer).await?;
+        if count >= self.0 {
+            self.0 = (self.0 * 4).min(256 * 1024);
+        }
+        Ok(count)
     }
 }
 

@@ -141,10 +141,14 @@ pub struct ServeArgs {
     #[arg(long, env = "MOORLINE_BODY_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME",
           help_heading = "Limits")]
     body_timeout: Duration,
-    /// How long a request's head may take, and a kept-alive connection may rest; longer than the load balancer keeps it
-    #[arg(long, env = "MOORLINE_HEAD_TIMEOUT", default_value = "75s", value_parser = duration, value_name = "TIME",
+    /// How long a request's head may take, from its first byte on
+    #[arg(long, env = "MOORLINE_HEAD_TIMEOUT", default_value = "10s", value_parser = duration, value_name = "TIME",
           help_heading = "Limits")]
     head_timeout: Duration,
+    /// How long a connection may rest between requests; longer than the load balancer keeps it
+    #[arg(long, env = "MOORLINE_IDLE_TIMEOUT", default_value = "75s", value_parser = duration, value_name = "TIME",
+          help_heading = "Limits")]
+    idle_timeout: Duration,
     /// The largest request head, in bytes (at least 8192)
     #[arg(long, env = "MOORLINE_MAX_HEAD_BYTES", default_value_t = Limits::default().head_bytes, value_name = "N",
           help_heading = "Limits")]
@@ -250,6 +254,7 @@ impl ServeArgs {
                 batch_events: self.max_batch_events,
                 body_timeout: self.body_timeout,
                 head_timeout: self.head_timeout,
+                idle_timeout: self.idle_timeout,
                 head_bytes: self.max_head_bytes,
                 heartbeat: self.heartbeat,
                 stall_timeout: self.stall_timeout,

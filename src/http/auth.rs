@@ -94,7 +94,7 @@ struct QueryToken(Box<str>);
 
 /// Takes `access_token` out of the request's address before anything else looks at it, so that no log, no metric and no
 /// error text can repeat it.
-pub async fn hide_token(mut request: Request) -> Request {
+pub fn hide_token<B>(mut request: axum::http::Request<B>) -> axum::http::Request<B> {
     if let Some(query) = request.uri().query()
         && let Some((token, rest)) = without_token(query)
     {

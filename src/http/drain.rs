@@ -7,58 +7,58 @@ use std::{
     time::Duration,
 };
 
-use axum::{body::Body, extract::Request};
+use axum::{body::Body, http::Request};
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 
 /// Bytes that are thrown away at most.
 const MOST: usize = 4 * 1024 * 1024;
 /// How long they are waited for.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Has a request's body drained once nobody reads it any more.
-pub async fn drained(request: Request) -> Request {
+/// A request whose body is drained once nobody reads it any more.
+pub fn drained(request: Request<Incoming>) -> Request<Body> {
     request.map(|body| match body.is_end_stream() {
-        true => body,
-        false => Body::new(Drained { body, ended: false }),
+        true => Body::empty(),
+        false => Body::new(Drained { body: Some(body) }),
     })
 }
 
-/// A body that is drained when dropped.
+/// A body that is drained when dropped. `None` once it has ended.
 struct Drained {
-    body: Body,
-    ended: bool,
+    body: Option<Incoming>,
 }
 
 impl http_body::Body for Drained {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        self.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(context);
+        if let Poll::Ready(None | Some(Err(_))) = polled {
+            self.body = None;
+        }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
     }
 }
 
 impl Drop for Drained {
     fn drop(&mut self) {
-        if self.ended || self.body.is_end_stream() {
-            return;
-        }
-        let mut body = std::mem::take(&mut self.body);
+        let Some(mut body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
         // Outside of a runtime everything ends anyway.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     event::{Defaults, Event},
     hub::Start,
-    id::Name,
+    id::{EntryId, Name},
     ingest::{self, BadBatch, BadStream, Ingest, Progress, Read, Reading, Splitter, Stopped},
     metrics::Cut,
     rules::{Action, Append, Refusal, Reply, RunView},
@@ -101,19 +101,33 @@ pub(super) async fn append_all(
     let received = producer.as_ref().map(|producer| producer.seq);
     let action = Action::Append(Append { events, run, attempt, producer });
     let done = gateway.writers.act(session, action).await.map_err(|error| write_problem(error, received))?;
-    let mut answer = Map::new();
-    answer.insert("ids".into(), json!(done.ids));
-    if done.skipped > 0 {
-        answer.insert("skipped".into(), done.skipped.into());
-    }
-    if done.duplicate {
-        answer.insert("duplicate".into(), true.into());
-    }
-    if let Reply::Appended(stopping) = &done.reply {
-        tell_stopping(&mut answer, stopping);
-    }
+    let stopping = match &done.reply {
+        Reply::Appended(stopping) => &stopping[..],
+        _ => &[],
+    };
+    let answer = Appended {
+        ids: &done.ids,
+        skipped: Some(done.skipped).filter(|skipped| *skipped > 0),
+        duplicate: Some(true).filter(|_| done.duplicate),
+        run: stopping.first(),
+        runs: Some(stopping).filter(|stopping| stopping.len() > 1),
+    };
     let status = if done.duplicate { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(answer)).into_response())
+}
+
+/// The answer to an append. An agent without a command subscription learns here that it is to stop.
+#[derive(Serialize)]
+struct Appended<'a> {
+    ids: &'a [EntryId],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicate: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<&'a RunView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runs: Option<&'a [RunView]>,
 }
 
 /// Appends a streaming body as it comes, until it ends, is refused, or its run is asked to stop (after `since`, in the

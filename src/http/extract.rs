@@ -4,10 +4,11 @@ use std::str::FromStr;
 
 use axum::{
     body::Body,
-    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::PathRejection},
+    extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -21,18 +22,14 @@ use crate::{
 /// The names in the path, in their order. A session's is always the first.
 pub struct Names<const N: usize>(pub [Name; N]);
 
-/// What the names in a path stand for, by their place.
-const PLACES: [&str; 2] = ["session", "name"];
-
 impl<const N: usize, S: Send + Sync> FromRequestParts<S> for Names<N> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let path: Result<Path<Vec<(String, String)>>, PathRejection> = Path::from_request_parts(parts, state).await;
-        let Path(pairs) = path.map_err(|e| Problem::bad_request("bad_name", format!("the path: {e}")))?;
+        let path = RawPathParams::from_request_parts(parts, state).await;
+        let path = path.map_err(|e| Problem::bad_request("bad_name", format!("the path: {e}")))?;
         let mut names = Vec::with_capacity(N);
-        for (at, (key, text)) in pairs.iter().enumerate() {
-            let what = if key.is_empty() { PLACES[at.min(1)] } else { key };
+        for (what, text) in &path {
             names.push(text.parse().map_err(|why: BadName| Problem::bad_name(what, text, &why))?);
         }
         let names = names.try_into().map_err(|_| Problem::bad_request("bad_name", "the path has another form"))?;
@@ -117,8 +114,10 @@ pub async fn read_whole(mut body: Body, gateway: &Gateway) -> Result<Bytes, Prob
     let limits = &gateway.limits;
     let mut whole = BytesMut::new();
     loop {
-        let Ok(frame) = tokio::time::timeout(limits.body_timeout, body.frame()).await else {
-            return Err(timed_out());
+        // A small body has come with its head, and needs no timer.
+        let frame = match body.frame().now_or_never() {
+            Some(frame) => frame,
+            None => tokio::time::timeout(limits.body_timeout, body.frame()).await.map_err(|_| timed_out())?,
         };
         let data = match frame {
             None => break,

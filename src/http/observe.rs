@@ -11,20 +11,21 @@
 use std::{
     fmt,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
     time::Instant,
 };
 
 use axum::{
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header},
-    response::Response as Answer,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
+    response::{IntoResponse, Response as Answer},
 };
 use pin_project_lite::pin_project;
 use tower_service::Service;
 use tracing::Span;
 
-use super::Gateway;
+use super::{Gateway, Problem};
 use crate::metrics::METRICS;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -95,16 +96,17 @@ pin_project! {
     }
 }
 
-impl<F, B, E> Future for Observing<F>
+impl<F, E> Future for Observing<F>
 where
-    F: Future<Output = Result<Response<B>, E>>,
+    F: Future<Output = Result<Answer, E>>,
 {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let _entered = this.span.enter();
-        let mut polled = this.answer.poll(context);
+        let polled = catch_unwind(AssertUnwindSafe(|| this.answer.poll(context)));
+        let mut polled = polled.unwrap_or_else(|_| Poll::Ready(Ok(panicked())));
         if let Poll::Ready(Ok(answer)) = &mut polled
             && let Some(about) = this.about.take()
         {
@@ -117,6 +119,12 @@ where
         }
         polled
     }
+}
+
+/// The panic itself has been logged by the hook.
+fn panicked() -> Answer {
+    let detail = "the gateway hit a defect of its own; the operator finds it in the log";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
 }
 
 impl About {
@@ -214,6 +222,13 @@ mod tests {
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_for() {
+        let answer = async { panic!("a defect, on purpose") as Result<Answer, std::convert::Infallible> };
+        let answer = Observing { answer, span: Span::none(), about: None }.await.unwrap();
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
     }
 
     #[test]

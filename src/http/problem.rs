@@ -83,8 +83,9 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// The body of the answer, which is on its way.
+    pub fn body(&self) -> String {
         METRICS.problems.add(self.code);
         let title = self.status.canonical_reason().unwrap_or("Error");
         let mut body = json!({
@@ -95,9 +96,15 @@ impl IntoResponse for Problem {
             "detail": self.detail,
         });
         if let Value::Object(object) = &mut body {
-            object.extend(self.members);
+            object.extend(self.members.clone());
         }
-        let mut response = Response::new(Body::from(body.to_string()));
+        body.to_string()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

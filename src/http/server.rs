@@ -25,7 +25,10 @@ use tower_service::Service as _;
 
 use super::{
     Gateway,
+    auth::hide_token,
+    drain::drained,
     ending::watch_store,
+    head::Head,
     observe::{Observed, Observing},
     router,
     socket::{Blocked, Socket},
@@ -84,7 +87,7 @@ async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiv
     let routes = Observed::new(gateway.clone(), router(gateway));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
+        .header_read_timeout(limits.idle_timeout)
         .max_headers(limits.headers)
         .max_buf_size(limits.head_bytes.max(8192));
     // No `pipeline_flush`: it holds an answer back for as long as bytes of a next request are there but not all of it.
@@ -102,7 +105,7 @@ async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiv
             Ok((tcp, _)) => {
                 let held = (open.clone(), METRICS.connections.hold());
                 METRICS.accepted.add(1);
-                let serving = serve(&http, tcp, routes.clone(), stop.clone(), pace.stall);
+                let serving = serve(&http, tcp, routes.clone(), stop.clone(), pace.stall, limits.head_timeout);
                 tokio::spawn(async move {
                     match serving.await {
                         // A task of its own: this one has been as large as a request's.
@@ -134,17 +137,18 @@ fn serve(
     routes: Observed<Router>,
     mut stop: watch::Receiver<bool>,
     stall: Duration,
+    head_timeout: Duration,
 ) -> impl Future<Output = hyper::Result<Option<(TcpStream, Taken)>>> + use<> {
     // Tokens are small and must not wait for each other. Neither setting is worth refusing a connection for.
     let _ = tcp.set_nodelay(true);
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
     let _ = socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
-    let (slot, blocked) = (Slot::default(), Blocked::default());
-    let socket = TokioIo::new(Socket::new(tcp, stall, blocked.clone()));
-    let mut connection = http.serve_connection(socket, Service { routes, slot: slot.clone() });
+    let (slot, blocked, head) = (Slot::default(), Blocked::default(), Head::default());
+    let socket = TokioIo::new(Socket::new(tcp, stall, blocked.clone(), head.clone()));
+    let mut connection = http.serve_connection(socket, Service { routes, slot: slot.clone(), head: head.clone() });
     async move {
         let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
-        let mut stopping = false;
+        let (mut stopping, mut timer) = (false, None);
         let taken = poll_fn(|context| {
             if !stopping && stopped.as_mut().poll(context).is_ready() {
                 stopping = true;
@@ -152,6 +156,9 @@ fn serve(
             }
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
                 return Poll::Ready(ended.map(|()| None));
+            }
+            if head.is_late(&mut timer, head_timeout, context) {
+                return Poll::Ready(Ok(None));
             }
             // Not before earlier answers have left hyper.
             match lock(&slot).take_if(|_| !blocked.load(Relaxed)) {
@@ -187,6 +194,7 @@ fn lock(slot: &Slot) -> std::sync::MutexGuard<'_, Option<Taken>> {
 struct Service {
     routes: Observed<Router>,
     slot: Slot,
+    head: Head,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
@@ -195,10 +203,13 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
+        self.head.complete();
         let asked = Asked::of(&request);
+        // First of all: what comes after never sees a token in an address.
+        let request = drained(hide_token(request));
         // Routes are always ready.
-        let answer = self.routes.clone().call(request.map(axum::body::Body::new));
-        Answering { answer, asked: Some(asked), slot: self.slot.clone() }
+        let answer = self.routes.clone().call(request);
+        Answering { answer, asked: Some(asked), slot: self.slot.clone(), head: self.head.clone() }
     }
 }
 
@@ -210,6 +221,7 @@ pin_project! {
         // Gone once the answer is a stream.
         asked: Option<Asked>,
         slot: Slot,
+        head: Head,
     }
 }
 
@@ -228,7 +240,10 @@ impl Future for Answering {
                 // Whoever polls the connection looks into the slot.
                 Poll::Pending
             }
-            _ => Poll::Ready(Ok(answer)),
+            _ => {
+                this.head.answered();
+                Poll::Ready(Ok(answer))
+            }
         }
     }
 }

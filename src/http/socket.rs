@@ -17,6 +17,8 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use super::{head::Head, no_request::explained};
+
 /// Whether the last write has not gone out whole: then hyper still holds bytes.
 pub type Blocked = Arc<AtomicBool>;
 
@@ -27,11 +29,12 @@ pub struct Socket {
     /// Set while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
     blocked: Blocked,
+    head: Head,
 }
 
 impl Socket {
-    pub fn new(tcp: TcpStream, stall: Duration, blocked: Blocked) -> Self {
-        Socket { tcp, stall, stalled: None, blocked }
+    pub fn new(tcp: TcpStream, stall: Duration, blocked: Blocked, head: Head) -> Self {
+        Socket { tcp, stall, stalled: None, blocked, head }
     }
 
     pub fn into_tcp(self) -> TcpStream {
@@ -63,12 +66,23 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(context, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.tcp).poll_read(context, into);
+        if into.filled().len() > before {
+            self.head.bytes();
+        }
+        read
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.head.is_half()
+            && let Some(refusal) = explained(bytes)
+        {
+            // Small enough to go out whole; the connection ends with it.
+            return Pin::new(&mut self.tcp).poll_write(context, &refusal).map_ok(|_| bytes.len());
+        }
         let written = Pin::new(&mut self.tcp).poll_write(context, bytes);
         self.mind(context, bytes.len(), written)
     }
@@ -78,6 +92,12 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.head.is_half()
+            && let [first, ..] = pieces
+        {
+            let piece: &[u8] = first;
+            return self.poll_write(context, piece);
+        }
         let size = pieces.iter().map(|piece| piece.len()).sum();
         let written = Pin::new(&mut self.tcp).poll_write_vectored(context, pieces);
         self.mind(context, size, written)

@@ -220,17 +220,19 @@ impl Store for RedisStore {
         commit.check()?;
         let since = std::time::Instant::now();
         let at = self.commit_connection(session);
-        let committed = async {
-            if let Some(outcome) = self.appenders[at].commit(&self.keys, session, commit).await? {
-                return Ok(outcome);
+        let appended = self.appenders[at].commit(&self.keys, session, commit).await;
+        let outcome = match appended {
+            Ok(None) => {
+                let arguments = commit::Arguments { keys: &self.keys, session, config: &self.config, commit };
+                let mut connection = self.commits[at].clone();
+                let committed = commit::run(&self.commit, &mut connection, &arguments);
+                // The connection's own timeout does not cover a reconnect that it waits for.
+                let timeout = self.config.timeout;
+                tokio::time::timeout(timeout, committed).await.unwrap_or_else(|_| Err(late(timeout)))
             }
-            let arguments = commit::Arguments { keys: &self.keys, session, config: &self.config, commit };
-            commit::run(&self.commit, &mut self.commits[at].clone(), &arguments).await
+            Ok(Some(outcome)) => Ok(outcome),
+            Err(error) => Err(error),
         };
-        // The connection's own timeout does not cover a reconnect that it waits for.
-        let outcome = tokio::time::timeout(self.config.timeout, committed)
-            .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.config.timeout))));
         METRICS.asked(Asked::Commit, since, &outcome);
         if matches!(&outcome, Err(StoreError::Unavailable(why)) if why.contains("READONLY")) {
             // All of them: the name leads elsewhere by now, and they must not lead to different servers.
@@ -367,6 +369,10 @@ impl Store for RedisStore {
 fn refused(error: &RedisError, codes: &[&str]) -> bool {
     let errors = error.clone().into_server_errors();
     errors.is_some_and(|errors| errors.iter().any(|(_, error)| codes.contains(&error.code())))
+}
+
+fn late(timeout: Duration) -> StoreError {
+    StoreError::Unavailable(format!("no answer within {timeout:?}"))
 }
 
 /// Codes of errors that pass.

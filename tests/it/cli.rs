@@ -235,3 +235,28 @@ fn data(line: &str) -> Value {
     let mut entry: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
     entry["data"].take()
 }
+
+#[test]
+fn every_load_comes_back_as_it_was_sent() {
+    let gateway = Gateway::start();
+    for load in [
+        "tokens --sessions 5 --clients 2 --publishers 3",
+        "tokens --sessions 5 --rate 200",
+        "broadcast --clients 20 --rate 50",
+        "ingest --sessions 3",
+        "replay --events 3000",
+        "idle --sessions 3 --clients 4",
+        "resume-storm --sessions 2 --clients 5",
+    ] {
+        let mut arguments = vec!["bench", "--json", "--seconds", "0.3", "--warmup", "0.1"];
+        arguments.extend(load.split(' '));
+        let bench = gateway.run(&arguments, "");
+        assert_eq!(bench.code, 0, "{load}: {bench:?}");
+        let report: Value = serde_json::from_str(&bench.stdout).expect("a report");
+        let counted = report["events"].as_u64().max(report["deliveries"].as_u64());
+        assert!(load.starts_with("idle") || counted > Some(0), "{load}: {report}");
+        for fault in ["lost", "duplicated", "reordered", "corrupt", "failed"] {
+            assert_eq!(report[fault], 0, "{load}: {report}");
+        }
+    }
+}

@@ -116,7 +116,7 @@ impl Proxy {
     }
 
     fn session(&self) -> Session {
-        Session::at(self.addr, &unique("s"))
+        Session::at(&self.url(), &unique("s"))
     }
 
     /// Reads its configuration again, with new workers; the old ones keep what they have for a while.

@@ -56,7 +56,8 @@ impl Appender {
         Appender { queue, task: tokio::spawn(calls.run(waiting)) }
     }
 
-    /// Does a commit if it is plain and the session is as it was decided on. `None`: nothing was done.
+    /// Does a commit if it is plain and the session is as it was decided on. `None`: nothing was done. Takes at most the
+    /// time of two calls: the one under way and its own.
     pub async fn commit(&self, keys: &Keys, session: &Name, commit: &Commit) -> Result<Option<Outcome>, StoreError> {
         let Some(version) = plain(commit) else { return Ok(None) };
         let (done, answer) = oneshot::channel();
@@ -125,7 +126,18 @@ impl Calls {
             if batch.is_empty() {
                 continue;
             }
-            let answers = self.call(&batch).await;
+            // One timer for them all. The connection's own does not cover a reconnect that it waits for.
+            let timeout = self.config.timeout;
+            let answers = match tokio::time::timeout(timeout, self.call(&batch)).await {
+                Ok(answers) => answers,
+                Err(_) => {
+                    // What has waited behind this call must not wait for a row of others like it.
+                    while let Ok(append) = waiting.try_recv() {
+                        let _ = append.done.send(Err(super::late(timeout)));
+                    }
+                    Err(super::late(timeout))
+                }
+            };
             for (at, append) in batch.drain(..).enumerate() {
                 let answer = match &answers {
                     Ok(answers) => answers[at].clone(),

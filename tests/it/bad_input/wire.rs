@@ -20,6 +20,7 @@ on_both_stores!(
     heads_without_end_harm_only_their_own_connection,
     what_is_not_http_harms_only_its_own_connection,
     a_head_that_stalls_is_given_up,
+    what_is_no_request_is_told_why,
     hundreds_of_stalled_connections_leave_the_gateway_serving,
 );
 
@@ -249,7 +250,11 @@ async fn what_is_not_http_harms_only_its_own_connection(backend: Backend) {
 }
 
 async fn a_head_that_stalls_is_given_up(backend: Backend) {
-    let scene = Scene::with(backend, |config| config.limits.head_timeout = Duration::from_millis(100)).await;
+    let scene = Scene::with(backend, |config| {
+        (config.limits.head_timeout, config.limits.idle_timeout) =
+            (Duration::from_millis(100), Duration::from_millis(300));
+    })
+    .await;
     for head in ["", "POST", "POST /v1/sessions/s/events HTTP/1.1\r\nhost: t\r\n"] {
         let stalled = async { assert!(refused(send(&scene, head.as_bytes()).await), "{head}") };
         scene.unmoved(head, stalled).await;
@@ -277,4 +282,29 @@ async fn hundreds_of_stalled_connections_leave_the_gateway_serving(backend: Back
     }
     drop(sockets);
     assert_eq!(session.data().await, (0..20).map(Value::from).collect::<Vec<_>>());
+}
+
+async fn what_is_no_request_is_told_why(backend: Backend) {
+    let scene = Scene::new(backend).await;
+    let path = format!("/v1/sessions/{}/events", scene.session.name);
+    let many: String = (0..101).map(|n| format!("x-{n}: y\r\n")).collect();
+    for (status, code, bytes) in [
+        (431, "head_too_large", format!("GET {path} HTTP/1.1\r\nhost: t\r\n{many}\r\n")),
+        (414, "path_too_long", format!("GET {path}?{} HTTP/1.1\r\n\r\n", "x".repeat(66_000))),
+        (400, "bad_http", "nonsense\r\n\r\n".to_owned()),
+        (400, "bad_http", format!("GET {path} HTTP/1.1\r\na b: c\r\n\r\n")),
+    ] {
+        let mut socket = scene.gateway.socket().await;
+        // Exactly what was read before the refusal, or a reset would overtake it.
+        let _ = socket.try_send(&bytes).await;
+        let answer = socket.answer().await;
+        answer.problem(status, code);
+        assert!(refused(socket.ended().await), "{code}");
+    }
+    // The same on a connection that has served before.
+    let mut socket = scene.gateway.socket().await;
+    socket.send("GET /livez HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    assert_eq!(socket.answer().await.status, 200);
+    socket.send("nonsense\r\n\r\n").await;
+    socket.answer().await.problem(400, "bad_http");
 }

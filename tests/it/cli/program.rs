@@ -202,6 +202,16 @@ impl Gateway {
         &self.url
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.process.child.try_wait(), Ok(None))
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         self.process.stderr()

@@ -60,7 +60,7 @@ impl Gateway {
             config.redis_timeout = PATIENCE;
         }
         // It also ends connections that rest between requests, and a client may take one just then.
-        config.limits.head_timeout = NEVER;
+        config.limits.idle_timeout = NEVER;
         configure(&mut config);
         Self::serve(config).await
     }
@@ -74,7 +74,7 @@ impl Gateway {
     async fn serve(config: Config) -> Self {
         let server = moorline::serve(&config).await.expect("a gateway");
         let mut client = http();
-        if config.limits.head_timeout != NEVER {
+        if config.limits.idle_timeout != NEVER {
             client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
         }
         Gateway { server, config, http: client }
@@ -164,10 +164,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session behind this address, which need not be a gateway's own.
-    pub fn at(addr: SocketAddr, name: &str) -> Self {
-        let url = format!("http://{addr}/v1/sessions/{name}");
-        Session { name: name.into(), url, http: http(), addr }
+    /// A session of a gateway that is a process of its own.
+    pub fn at(gateway: &str, name: &str) -> Session {
+        let addr = gateway.trim_start_matches("http://").parse().expect("an address");
+        Session { name: name.into(), url: format!("{gateway}/v1/sessions/{name}"), http: http(), addr }
     }
 
     /// The same session, for who bears this token.
