@@ -95,8 +95,7 @@ async fn no_path_leads_to_another_session() {
     }
     owner("ours").append_numbers(0..1).await;
     // The token is good where it is for; there too, a name that is spelt with escapes is the same name.
-    let spelt = format!("GET /v1/sessions/%6furs HTTP/1.1\r\nhost: {addr}\r\nauthorization: Bearer {ours}\r\n\r\n");
-    assert_eq!(send(&addr, spelt.as_bytes()).await, Some(200));
+    Session::at(gateway.url(), "%6furs").bearing(&ours).get("/events").await.is(200);
     let log = gateway.log();
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
     drop(gateway);
