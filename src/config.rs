@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{rules, store::Retention};
+use crate::{
+    rules,
+    store::{Durability, Retention, Tls},
+};
 
 /// The port that Moorline listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 4770;
@@ -18,10 +21,14 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The Redis to use; `None`: the embedded store.
     pub redis_url: Option<String>,
+    /// Files for `rediss://`.
+    pub redis_tls: Tls,
     /// What every Redis key begins with.
     pub redis_prefix: String,
     /// How long Redis may take to answer before a request is refused.
     pub redis_timeout: Duration,
+    /// When a write counts as done.
+    pub durability: Durability,
     /// How long Redis may be away before streams are cut, for their clients to go on elsewhere.
     pub redis_patience: Duration,
     /// How long to wait for Redis at the start.
@@ -47,8 +54,10 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
             redis_url: None,
+            redis_tls: Tls::default(),
             redis_prefix: "moorline:".into(),
             redis_timeout: Duration::from_secs(2),
+            durability: Durability::default(),
             redis_patience: Duration::from_secs(30),
             redis_wait: Duration::from_secs(30),
             retention: Retention::default(),

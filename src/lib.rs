@@ -82,9 +82,11 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
     let store: Arc<dyn Store> = match &config.redis_url {
         Some(url) => {
             let redis = RedisConfig {
+                tls: config.redis_tls.clone(),
                 prefix: config.redis_prefix.clone(),
                 retention: config.retention,
                 timeout: config.redis_timeout,
+                durability: config.durability,
                 ..RedisConfig::new(url.clone())
             };
             Arc::new(start::connect(redis, config.redis_wait).await?)

@@ -94,7 +94,7 @@ pub struct Metrics {
     /// By [`Asked`].
     pub store_time: [Histogram; 2],
     /// By [`StoreError`].
-    pub store_errors: [Counter; 3],
+    pub store_errors: [Counter; 4],
     /// The subscription to Redis is alive.
     pub subscribed: Gauge,
     /// How often it was lost.
@@ -130,7 +130,7 @@ impl Metrics {
             slow_cuts: Counter::new(),
             stream_cuts: [const { Counter::new() }; 3],
             store_time: [const { Histogram::new() }; 2],
-            store_errors: [const { Counter::new() }; 3],
+            store_errors: [const { Counter::new() }; 4],
             subscribed: Gauge::new(),
             subscription_losses: Counter::new(),
             clock_ahead: Gauge::new(),
@@ -189,8 +189,9 @@ impl Metrics {
         match answer {
             Ok(_) => {}
             Err(StoreError::Unavailable(_)) => self.store_errors[0].add(1),
-            Err(StoreError::Denied(_)) => self.store_errors[1].add(1),
-            Err(StoreError::Fault(_)) => self.store_errors[2].add(1),
+            Err(StoreError::Unconfirmed { .. }) => self.store_errors[1].add(1),
+            Err(StoreError::Denied(_)) => self.store_errors[2].add(1),
+            Err(StoreError::Fault(_)) => self.store_errors[3].add(1),
         }
     }
 

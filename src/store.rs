@@ -21,6 +21,8 @@
 pub mod memory;
 pub mod redis;
 
+pub use redis::{Durability, Tls};
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -395,6 +397,14 @@ pub enum StoreError {
     /// The store cannot be reached, or did not answer in time. Try again later.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// It is written, but not as durable as asked for. It may be lost with a failover, or may stay.
+    #[error("the write is in the log, but only {confirmed} of {wanted} replicas confirm it")]
+    Unconfirmed {
+        /// How many replicas of the store have it.
+        confirmed: u32,
+        /// How many it takes.
+        wanted: u32,
+    },
     /// The store does not let us in, or not do this: its operator has to mend that.
     #[error("the store refuses us: {0}")]
     Denied(String),

@@ -9,7 +9,7 @@ use super::{duration, output};
 use crate::{
     config::{Auth, Config, Cors, DEFAULT_PORT, Drain, Limits, Quotas},
     rules,
-    store::Retention,
+    store::{Durability, Retention, Tls},
 };
 
 const AUTH: &str = "Who may do what";
@@ -81,6 +81,15 @@ pub struct ServeArgs {
     /// one, sessions live in this process's memory, for this process only
     #[arg(long, env = "MOORLINE_REDIS_URL", hide_env_values = true, value_name = "URL", help_heading = "Store")]
     redis_url: Option<String>,
+    /// For rediss://: the authority (PEM) that has signed Redis's certificate. Without it, those that everybody trusts
+    #[arg(long, env = "MOORLINE_REDIS_CA", value_name = "FILE", help_heading = "Store")]
+    redis_ca: Option<PathBuf>,
+    /// For rediss://, where Redis asks for it: the gateway's own certificate (PEM)
+    #[arg(long, env = "MOORLINE_REDIS_CERT", value_name = "FILE", requires = "redis_key", help_heading = "Store")]
+    redis_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM)
+    #[arg(long, env = "MOORLINE_REDIS_KEY", value_name = "FILE", requires = "redis_cert", help_heading = "Store")]
+    redis_key: Option<PathBuf>,
     /// What every Redis key begins with
     #[arg(
         long,
@@ -94,6 +103,11 @@ pub struct ServeArgs {
     #[arg(long, env = "MOORLINE_REDIS_TIMEOUT", default_value = "2s", value_parser = duration, value_name = "TIME",
           help_heading = "Store")]
     redis_timeout: Duration,
+    /// When a write is answered with success: redis (once Redis has answered: as durable as it is configured to be), or
+    /// replicated:N (once N replicas of Redis have it, too)
+    #[arg(long, env = "MOORLINE_DURABILITY", default_value = "redis", value_parser = durability, value_name = "MODE",
+          help_heading = "Store")]
+    durability: Durability,
     /// How long Redis may be away before open streams are cut, for their clients to try elsewhere
     #[arg(long, env = "MOORLINE_REDIS_PATIENCE", default_value = "30s", value_parser = duration, value_name = "TIME",
           help_heading = "Store")]
@@ -218,8 +232,10 @@ impl ServeArgs {
         Config {
             listen: self.listen,
             redis_url: self.redis_url.clone().filter(|url| !url.is_empty()),
+            redis_tls: Tls { ca: self.redis_ca.clone(), client: self.redis_cert.clone().zip(self.redis_key.clone()) },
             redis_prefix: self.redis_prefix.clone(),
             redis_timeout: self.redis_timeout,
+            durability: self.durability,
             redis_patience: self.redis_patience,
             redis_wait: self.redis_wait,
             retention: Retention { ttl: retention, cap: self.max_entries },
@@ -264,6 +280,10 @@ pub async fn run(args: ServeArgs) -> ExitCode {
              lets only the right people through.",
             args.listen
         ));
+        return ExitCode::from(2);
+    }
+    if config.redis_url.is_none() && config.durability != Durability::Redis {
+        output::notice(format_args!("error: --durability replicated:N needs --redis-url"));
         return ExitCode::from(2);
     }
     let started = tokio::select! {
@@ -349,5 +369,33 @@ async fn told_to_stop() -> Told {
     tokio::select! {
         () = super::interrupted() => Told::Interrupt,
         () = terminated => Told::Terminate,
+    }
+}
+
+/// `redis` or `replicated:N`.
+fn durability(text: &str) -> Result<Durability, String> {
+    match text.split_once(':') {
+        None if text == "redis" => Ok(Durability::Redis),
+        Some(("replicated", replicas)) => replicas
+            .parse()
+            .ok()
+            .filter(|replicas| *replicas > 0)
+            .map(Durability::Replicated)
+            .ok_or_else(|| "say how many replicas, as in replicated:1".into()),
+        _ => Err("it is redis or replicated:N".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durability_is_read() {
+        assert_eq!(durability("redis"), Ok(Durability::Redis));
+        assert_eq!(durability("replicated:2"), Ok(Durability::Replicated(2)));
+        for wrong in ["", "replicated", "replicated:", "replicated:0", "replicated:x", "redis:1", "disk"] {
+            assert!(durability(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -162,6 +162,18 @@ impl From<StoreError> for Problem {
                 }
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", error.to_string())
             }
+            StoreError::Unconfirmed { confirmed, wanted } => {
+                if seldom() {
+                    tracing::warn!(%error, "requests get 503; look at the replicas of Redis");
+                }
+                let detail = format!(
+                    "{error}: it may be lost with a failover, or stay; send it again with the same producer headers or \
+                     command id, and it is stored once"
+                );
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_replicated", detail)
+                    .with("confirmed", confirmed)
+                    .with("wanted", wanted)
+            }
             StoreError::Denied(_) => {
                 if seldom() {
                     tracing::error!(%error, "requests get 503; look at the user, the password and the ACL");

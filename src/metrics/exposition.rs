@@ -77,7 +77,7 @@ impl Collector for Gateway {
         let help = "From a question to the store to its answer, or to the end of patience";
         out.histograms("store_duration_seconds", help, "op", ["commit", "read"], &m.store_time)?;
         let help = "Questions that the store did not answer, or not as it should";
-        out.counters("store_errors", help, "kind", ["unavailable", "denied", "fault"], &m.store_errors)?;
+        out.counters("store_errors", help, "kind", ["unavailable", "unconfirmed", "denied", "fault"], &m.store_errors)?;
         let help = "1 while pushes from the store arrive, 0 while streams wait for it";
         out.gauge("subscribed", help, &[], m.subscribed.get())?;
         let help = "How often the subscription to the store was lost";

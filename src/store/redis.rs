@@ -15,6 +15,7 @@ mod link;
 mod script;
 pub mod start;
 mod tail;
+mod tls;
 
 use std::{
     sync::{
@@ -30,6 +31,9 @@ use deadpool_redis::{Manager, Pool, Runtime};
 use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, Value};
 
 use link::Link;
+pub use script::Durability;
+pub use tls::Tls;
+use tokio::sync::Notify;
 
 use super::{
     Commit, Entry, Extent, From, Lost, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription,
@@ -45,12 +49,16 @@ use crate::{
 pub struct RedisConfig {
     /// `redis://`, `rediss://` or `unix://`, with user, password and database number.
     pub url: String,
+    /// Files for `rediss://`.
+    pub tls: Tls,
     /// What every key begins with.
     pub prefix: String,
     /// How long sessions are kept.
     pub retention: Retention,
     /// How long to wait for an answer before a request is refused.
     pub timeout: Duration,
+    /// When a write counts as done.
+    pub durability: Durability,
     /// Connections for commits.
     pub commit_connections: usize,
     /// Connections for pages.
@@ -64,9 +72,11 @@ impl RedisConfig {
     pub fn new(url: impl Into<String>) -> Self {
         RedisConfig {
             url: url.into(),
+            tls: Tls::default(),
             prefix: "moorline:".into(),
             retention: Retention::default(),
             timeout: Duration::from_secs(2),
+            durability: Durability::default(),
             commit_connections: 2,
             page_connections: 16,
             push_max: 64 * 1024,
@@ -121,14 +131,18 @@ impl RedisStore {
         // Off by default in redis-rs 1.x: Nagle's algorithm would hold small commits back.
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let info = info.set_tcp_settings(tcp);
-        let client = Client::open(info.clone()).map_err(fault)?;
+        let client = match config.tls.read()? {
+            Some(certificates) => Client::build_with_tls(info, certificates).map_err(fault)?,
+            None => Client::open(info).map_err(fault)?,
+        };
+        let info = client.get_connection_info().clone();
 
         let link = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(config.timeout))
             .set_response_timeout(Some(config.timeout));
-        let mut commits = Vec::new();
+        let (mut commits, renewed) = (Vec::new(), Arc::new(Notify::new()));
         for _ in 0..config.commit_connections.max(1) {
-            let link = Link::start(client.clone(), link.clone(), config.timeout).await;
+            let link = Link::start(client.clone(), link.clone(), config.timeout, renewed.clone()).await;
             commits.push(link.map_err(store_error)?);
         }
 
@@ -147,11 +161,11 @@ impl RedisStore {
 
         let appenders = commits.iter().map(|commits| append::Appender::start(commits.clone(), &config)).collect();
         let keys = Keys { prefix: config.prefix.as_str().into() };
-        let tails = tail::Tails::start(client, commits.clone(), pages.clone(), &config).await?;
+        let tails = tail::Tails::start(client, commits.clone(), renewed, pages.clone(), &config).await?;
         Ok(RedisStore {
             keys,
             appenders,
-            commit: commit::script(),
+            commit: commit::script(&config),
             erase: redis::Script::new(include_str!("redis/delete.lua")),
             reads: redis::Script::new(include_str!("redis/read.lua")),
             commits,
@@ -221,7 +235,8 @@ impl Store for RedisStore {
         };
         METRICS.asked(Asked::Commit, since, &outcome);
         if matches!(&outcome, Err(StoreError::Unavailable(why)) if why.contains("READONLY")) {
-            self.commits[at].takes_no_writes();
+            // All of them: the name leads elsewhere by now, and they must not lead to different servers.
+            self.commits.iter().for_each(Link::takes_no_writes);
         }
         outcome
     }

@@ -3,6 +3,7 @@
 mod auth;
 mod bad_input;
 mod borders;
+mod chaos;
 mod cli;
 mod commands;
 mod compare_report;
@@ -17,8 +18,10 @@ mod hostile;
 mod independent_clients;
 mod logs;
 mod metrics;
+mod proxies;
 mod quotas;
 mod redis_troubles;
+mod redis_ways;
 mod replicas;
 mod resume_model;
 mod rolling_restart;

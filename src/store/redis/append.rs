@@ -6,7 +6,7 @@
 //! `commit.lua`, which does everything). What the script is not made for, it leaves undone, and `commit.lua` decides.
 
 use bytes::Bytes;
-use redis::Value;
+use redis::{Cmd, Value};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -51,7 +51,7 @@ impl Drop for Appender {
 impl Appender {
     pub fn start(connection: Link, config: &RedisConfig) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let script = Script::new(include_str!("append.lua").to_owned());
+        let script = Script::new(include_str!("append.lua").to_owned(), config.durability, config.timeout);
         let calls = Calls { connection, script, config: config.clone() };
         Appender { queue, task: tokio::spawn(calls.run(waiting)) }
     }
@@ -151,7 +151,7 @@ impl Calls {
 
     async fn call(&mut self, batch: &[Append]) -> Result<Vec<Result<Option<EntryId>, StoreError>>, StoreError> {
         let (config, connection) = (&self.config, &mut self.connection);
-        let reply = self.script.run(connection, |cmd| {
+        let arguments = |cmd: &mut Cmd| {
             cmd.arg(2 * batch.len());
             for append in batch {
                 cmd.arg(&append.meta).arg(&append.events);
@@ -164,9 +164,13 @@ impl Calls {
                     cmd.arg(&payload[..]);
                 }
             }
-        });
-        let reply = reply.await.map_err(store_error)?;
-        let answers: Vec<_> = array(reply)?.into_iter().map(answer).collect();
+        };
+        let reply = self.script.run(connection, arguments, appended_any).await.map_err(store_error)?;
+        let answer = |value| match (answer(value)?, &reply.unconfirmed) {
+            (Some(_), Some(unconfirmed)) => Err(unconfirmed.clone()),
+            (answer, _) => Ok(answer),
+        };
+        let answers: Vec<_> = array(reply.value)?.into_iter().map(answer).collect();
         if answers.len() != batch.len() { Err(unreadable("an append's answer", &answers)) } else { Ok(answers) }
     }
 }
@@ -185,6 +189,13 @@ impl Append {
         let run = self.touch.as_ref().map_or("", |run| run.as_str());
         format!("{} {before} {run}", self.window.not_before)
     }
+}
+
+/// An answer that is no refusal.
+fn appended_any(reply: &Value) -> bool {
+    let appended =
+        |answer: &Value| matches!(answer, Value::BulkString(id) if id.first().is_some_and(u8::is_ascii_digit));
+    matches!(reply, Value::Array(answers) if answers.iter().any(appended))
 }
 
 fn answer(value: Value) -> Result<Option<EntryId>, StoreError> {

@@ -1,9 +1,9 @@
 //! The one write: a [`Commit`] as arguments of `commit.lua`, and the script's reply as an [`Outcome`].
 
 use bytes::Bytes;
-use redis::{Cmd, Value, aio::ConnectionLike};
+use redis::{Cmd, Value};
 
-use super::{Keys, RedisConfig, array, pairs, script::Script, store_error, text, unreadable};
+use super::{Keys, RedisConfig, array, link::Link, pairs, script::Script, store_error, text, unreadable};
 use crate::{
     id::{EntryId, Lane, Ms, Name},
     store::{Commit, Outcome, PRODUCERS_MAX, Part, Parted, Snapshot, State, StoreError},
@@ -18,18 +18,23 @@ pub struct Arguments<'a> {
 }
 
 /// `commit.lua`.
-pub fn script() -> Script {
-    Script::new(include_str!("commit.lua").replace("PRODUCERS_MAX", &PRODUCERS_MAX.to_string()))
+pub fn script(config: &RedisConfig) -> Script {
+    let body = include_str!("commit.lua").replace("PRODUCERS_MAX", &PRODUCERS_MAX.to_string());
+    Script::new(body, config.durability, config.timeout)
 }
 
 /// Commits.
-pub async fn run(
-    script: &Script,
-    connection: &mut impl ConnectionLike,
-    arguments: &Arguments<'_>,
-) -> Result<Outcome, StoreError> {
-    let reply = script.run(connection, |cmd| arguments.write(cmd)).await;
-    outcome(reply.map_err(store_error)?, arguments.commit)
+pub async fn run(script: &Script, link: &mut Link, arguments: &Arguments<'_>) -> Result<Outcome, StoreError> {
+    let reply = script.run(link, |cmd| arguments.write(cmd), committed).await.map_err(store_error)?;
+    match reply.unconfirmed {
+        Some(unconfirmed) => Err(unconfirmed),
+        None => outcome(reply.value, arguments.commit),
+    }
+}
+
+/// Not a conflict. That has written nothing, and the state that it comes with must not grow old.
+fn committed(reply: &Value) -> bool {
+    matches!(reply, Value::Array(parts) if matches!(parts.first(), Some(Value::BulkString(kind)) if kind == b"ok"))
 }
 
 impl Arguments<'_> {

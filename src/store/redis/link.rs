@@ -11,7 +11,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, timeout},
 };
 
@@ -41,6 +41,8 @@ struct Shared {
     unanswered: AtomicU32,
     /// When the connection was made.
     since: Mutex<Instant>,
+    /// Told whenever there is another one.
+    renewed: Arc<Notify>,
     db: i64,
 }
 
@@ -48,19 +50,62 @@ struct Shared {
 enum Stand {
     /// An attempt is under way, or about to be.
     Connecting,
-    Up(MultiplexedConnection),
+    Up(Line),
     /// The last attempt failed; the next follows after a pause.
     Failed(RedisError),
 }
 
+/// One connection, as long as it lasts.
+#[derive(Clone)]
+struct Line {
+    connection: MultiplexedConnection,
+    confirmations: Arc<Confirmations>,
+}
+
+/// Who waits for replicas, on one connection. WAIT stops a connection until it is answered, so one is under way at a
+/// time, for all who have come before it was sent.
+#[derive(Default)]
+struct Confirmations {
+    /// How many have come.
+    come: AtomicU64,
+    /// How many of them the last WAIT has spoken for, and what it said.
+    last: tokio::sync::Mutex<(u64, u32)>,
+}
+
+impl Line {
+    fn new(connection: MultiplexedConnection) -> Self {
+        Line { connection, confirmations: Arc::default() }
+    }
+
+    /// How many replicas have what was written up to now.
+    async fn confirm(&mut self, replicas: u32, patience: Duration) -> RedisResult<u32> {
+        let Line { connection, confirmations } = self;
+        let place = confirmations.come.fetch_add(1, Relaxed);
+        let mut last = confirmations.last.lock().await;
+        if last.0 <= place {
+            let come = confirmations.come.load(Relaxed);
+            let mut wait = redis::cmd("WAIT");
+            wait.arg(replicas).arg(patience.as_millis() as u64);
+            *last = (come, wait.query_async(connection).await?);
+        }
+        Ok(last.1)
+    }
+}
+
 impl Link {
-    /// Connects. Fails if that does not work now; what is lost later is made anew.
-    pub async fn start(client: Client, config: AsyncConnectionConfig, patience: Duration) -> RedisResult<Self> {
+    /// Connects. Fails if that does not work now; what is lost later is made anew, and `renewed` is told.
+    pub async fn start(
+        client: Client,
+        config: AsyncConnectionConfig,
+        patience: Duration,
+        renewed: Arc<Notify>,
+    ) -> RedisResult<Self> {
         let connection = attempt(&client, &config, patience).await?;
         let shared = Arc::new(Shared {
-            stand: watch::Sender::new(Stand::Up(connection)),
+            stand: watch::Sender::new(Stand::Up(Line::new(connection))),
             unanswered: AtomicU32::new(0),
             since: Mutex::new(Instant::now()),
+            renewed,
             db: client.get_connection_info().redis_settings().db(),
         });
         tokio::spawn(keep(Arc::downgrade(&shared), shared.stand.subscribe(), client, config, patience));
@@ -82,32 +127,68 @@ impl Link {
         }
     }
 
+    /// Something is wrong with Redis or the way to it.
+    pub fn doubt(&self) {
+        self.renew();
+    }
+
+    /// Returns when it is connected, or could not be.
+    pub async fn up(&self) -> RedisResult<()> {
+        self.line().await.map(drop)
+    }
+
     fn replace(&self, why: &str) {
+        if self.renew() {
+            tracing::warn!(why, "a connection to Redis is replaced");
+        }
+    }
+
+    fn renew(&self) -> bool {
         self.0.unanswered.store(0, Relaxed);
         self.0.stand.send_if_modified(|stand| {
             let up = matches!(stand, Stand::Up(_));
             if up {
-                tracing::warn!(why, "a connection to Redis is replaced");
                 *stand = Stand::Connecting;
             }
             up
-        });
+        })
     }
 
-    async fn connection(&self) -> RedisResult<MultiplexedConnection> {
-        if let Stand::Up(connection) = &*self.0.stand.borrow() {
-            return Ok(connection.clone());
+    /// Runs a command and, if it wrote, sees how many replicas have what it wrote (and all that was written before: WAIT speaks of
+    /// everything up to the last command of its connection). On one connection, or the answer might come from another
+    /// server than the one that wrote.
+    pub async fn confirmed(
+        &self,
+        cmd: &Cmd,
+        wrote: fn(&Value) -> bool,
+        replicas: u32,
+        patience: Duration,
+    ) -> RedisResult<(Value, u32)> {
+        let mut line = self.line().await?;
+        let result = async {
+            let value = cmd.query_async(&mut line.connection).await?;
+            let confirmed = if wrote(&value) { line.confirm(replicas, patience).await? } else { replicas };
+            Ok((value, confirmed))
+        };
+        let result = result.await;
+        self.heed(&result);
+        result
+    }
+
+    async fn line(&self) -> RedisResult<Line> {
+        if let Stand::Up(line) = &*self.0.stand.borrow() {
+            return Ok(line.clone());
         }
         let mut stand = self.0.stand.subscribe();
         // It may have come up in between, and would not change again.
-        if let Stand::Up(connection) = &*stand.borrow() {
-            return Ok(connection.clone());
+        if let Stand::Up(line) = &*stand.borrow() {
+            return Ok(line.clone());
         }
         loop {
             // Not the failure of before we came: that of the next attempt.
             stand.changed().await.map_err(|_| RedisError::from((ErrorKind::Io, "the connection has ended")))?;
             match &*stand.borrow_and_update() {
-                Stand::Up(connection) => return Ok(connection.clone()),
+                Stand::Up(line) => return Ok(line.clone()),
                 Stand::Failed(error) => return Err(error.clone()),
                 Stand::Connecting => {}
             }
@@ -128,7 +209,7 @@ impl Link {
 impl ConnectionLike for Link {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let result = self.connection().await?.send_packed_command(cmd).await;
+            let result = self.line().await?.connection.send_packed_command(cmd).await;
             self.heed(&result);
             result
         })
@@ -141,7 +222,7 @@ impl ConnectionLike for Link {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let result = self.connection().await?.send_packed_commands(pipeline, offset, count).await;
+            let result = self.line().await?.connection.send_packed_commands(pipeline, offset, count).await;
             self.heed(&result);
             result
         })
@@ -186,7 +267,8 @@ async fn keep(
             Ok(connection) => {
                 pause = PAUSE_MIN;
                 *link.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                link.stand.send_replace(Stand::Up(connection));
+                link.stand.send_replace(Stand::Up(Line::new(connection)));
+                link.renewed.notify_one();
             }
             Err(error) => {
                 tracing::debug!(%error, "no connection to Redis yet");

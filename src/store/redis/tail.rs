@@ -16,13 +16,13 @@ use std::{
 
 use bytes::Bytes;
 use deadpool_redis::Pool;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use redis::{
     Client, RedisResult,
     aio::{PubSubSink, PubSubStream},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -77,6 +77,7 @@ impl Tails {
     pub async fn start(
         client: Client,
         commits: Vec<Link>,
+        renewed: Arc<Notify>,
         pages: Pool,
         config: &RedisConfig,
     ) -> Result<Self, StoreError> {
@@ -89,6 +90,8 @@ impl Tails {
             operations: receiver,
             beat: beat.clone(),
             timeout: config.timeout,
+            commits: commits.clone(),
+            renewed,
             pages,
         };
         let connection = keeper.connect().await.map_err(store_error)?;
@@ -160,6 +163,9 @@ struct Keeper {
     operations: mpsc::UnboundedReceiver<Operation>,
     beat: String,
     timeout: Duration,
+    commits: Vec<Link>,
+    /// Commits go over a new connection, to what may be another server: what it publishes need not come this way.
+    renewed: Arc<Notify>,
     pages: Pool,
 }
 
@@ -168,12 +174,20 @@ type Connection = (PubSubSink, PubSubStream);
 /// Why a connection is given up.
 enum End {
     Lost(String),
+    /// Commits go over a new connection.
+    Renewed,
     /// Nobody holds the store any more.
     Over,
 }
 
 impl Keeper {
     async fn connect(&mut self) -> RedisResult<Connection> {
+        // First, or it would all be done again when they come.
+        for link in &self.commits {
+            link.up().await?;
+        }
+        // What is renewed from here on is too new for this connection; what was before is not.
+        let _ = self.renewed.notified().now_or_never();
         let late = |_| redis::RedisError::from((redis::ErrorKind::Io, "no subscriber connection in time"));
         let connection = timeout(self.timeout, self.client.get_async_pubsub()).await.map_err(late)??;
         let (mut sink, stream) = connection.split();
@@ -187,7 +201,12 @@ impl Keeper {
         loop {
             let why = match self.serve(connection).await {
                 End::Over => return,
-                End::Lost(why) => why,
+                End::Renewed => "commits go over a new connection".into(),
+                End::Lost(why) => {
+                    // Whatever it was may have met them, too, and it takes a command to notice.
+                    self.commits.iter().for_each(Link::doubt);
+                    why
+                }
             };
             self.shared.alive.store(false, Ordering::Relaxed);
             METRICS.subscribed.set(0);
@@ -241,6 +260,7 @@ impl Keeper {
                         return end;
                     }
                 }
+                () = self.renewed.notified() => return End::Renewed,
                 () = tokio::time::sleep_until(heard + SILENT_AFTER) => {
                     return End::Lost(format!("silent for {SILENT_AFTER:?}"));
                 }

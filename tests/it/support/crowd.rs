@@ -56,6 +56,8 @@ pub struct Tally {
     pub most_retries: AtomicUsize,
     pub duplicates: AtomicUsize,
     pub resumes: AtomicUsize,
+    /// Streams that were answered.
+    pub streams: AtomicUsize,
     /// The longest time between an append's first try and its acknowledgement, in milliseconds.
     pub slowest_ms: AtomicUsize,
 }
@@ -212,7 +214,10 @@ async fn client(shared: Arc<Shared>, client: usize) -> Vec<EntryId> {
         }
         let mut decoder = Decoder::new(1 << 20);
         let mut response = match tokio::time::timeout(plan.patience, request.send()).await {
-            Ok(Ok(response)) if response.status() == 200 => Some(response),
+            Ok(Ok(response)) if response.status() == 200 => {
+                shared.tally.streams.fetch_add(1, Relaxed);
+                Some(response)
+            }
             Ok(Ok(response)) if response.status().is_server_error() => None,
             Ok(Ok(response)) => panic!("client {client}: {}", response.status()),
             _ => None,

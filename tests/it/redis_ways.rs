@@ -1,0 +1,226 @@
+//! The ways to Redis: TLS, users and their rights, databases, sockets; and how durable a write is before it is answered.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use moorline::{config::Config, store::Durability};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{
+    store_contract::Backend,
+    support::{eventually, gateway::Gateway, process::Replica, redis::RedisServer, unique},
+};
+
+async fn gateway(url: String, configure: impl FnOnce(&mut Config)) -> Gateway {
+    Gateway::start_with(Backend::Redis, |config| {
+        config.redis_url = Some(url);
+        configure(config);
+    })
+    .await
+}
+
+/// Every kind of connection is used: commits, pages, pushes, deletions.
+async fn works(gateway: &Gateway) {
+    let session = gateway.session();
+    let mut stream = session.follow("").await;
+    stream.caught_up().await;
+    session.append_numbers(1..4).await;
+    assert_eq!(stream.data(3).await, [1, 2, 3]);
+    assert_eq!(session.data().await, [1, 2, 3]);
+    session.post("/runs", json!({"run": "r", "agent": "a"})).await.is(201);
+    session.post("/commands", json!({"type": "stop", "run": "r", "grace_ms": 0})).await.is(202);
+    assert_eq!(session.produce(("p", 0, 0), true, r#"{"data":4}"#).await.status, 201);
+    let ready = session.http.get(gateway.url("/readyz")).send().await.expect("an answer");
+    assert_eq!(ready.status(), 200);
+    assert_eq!(session.http.delete(session.url("")).send().await.expect("an answer").status(), 204);
+}
+
+/// An authority, and certificates that it has signed.
+struct Authority(TempDir);
+
+impl Authority {
+    fn new() -> Self {
+        let authority = Authority(tempfile::tempdir().expect("a directory"));
+        authority.openssl(&[
+            &["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2"][..],
+            &["-subj", "/CN=an authority", "-keyout", "ca.key", "-out", "ca.crt"],
+        ]);
+        authority
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn openssl(&self, arguments: &[&[&str]]) {
+        let output = Command::new("openssl").args(arguments.concat()).current_dir(self.0.path()).output();
+        let output = output.unwrap_or_else(|e| panic!("openssl cannot be run ({e}): run tests/run, which installs it"));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Makes `<name>.crt` and `<name>.key`.
+    fn sign(&self, name: &str) {
+        std::fs::write(self.path("names"), "subjectAltName=IP:127.0.0.1,DNS:localhost").expect("written");
+        let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
+        self.openssl(&[
+            &["req", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"],
+            &["-keyout", &key, "-out", &request],
+        ]);
+        self.openssl(&[
+            &["x509", "-req", "-in", &request, "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"],
+            &["-extfile", "names", "-out", &certificate],
+        ]);
+    }
+}
+
+/// A Redis with a TLS port, and its URL.
+fn with_tls(authority: &Authority, asks_for_certificates: bool) -> (RedisServer, String) {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let file = |name: &str| authority.path(name).to_string_lossy().into_owned();
+    let redis = RedisServer::start_with(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &file("redis.crt"),
+        "--tls-key-file",
+        &file("redis.key"),
+        "--tls-ca-cert-file",
+        &file("ca.crt"),
+        "--tls-auth-clients",
+        if asks_for_certificates { "yes" } else { "no" },
+    ]);
+    (redis, format!("rediss://localhost:{port}/"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_reached_over_tls_if_its_certificate_is_good() {
+    let authority = Authority::new();
+    authority.sign("redis");
+    let (_redis, url) = with_tls(&authority, false);
+    let trusting = gateway(url.clone(), |config| config.redis_tls.ca = Some(authority.path("ca.crt"))).await;
+    works(&trusting).await;
+
+    // Signed by somebody else.
+    let other = Authority::new();
+    for ca in [None, Some(other.path("ca.crt"))] {
+        let mut config = Config { redis_url: Some(url.clone()), redis_wait: Duration::ZERO, ..Config::default() };
+        config.listen.set_port(0);
+        config.redis_tls.ca = ca;
+        let error = moorline::serve(&config).await.err().expect("no gateway").to_string();
+        assert!(error.contains("certificate"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_that_asks_for_a_certificate_gets_one() {
+    let authority = Authority::new();
+    authority.sign("redis");
+    authority.sign("gateway");
+    let (_redis, url) = with_tls(&authority, true);
+    let gateway = gateway(url, |config| {
+        config.redis_tls.ca = Some(authority.path("ca.crt"));
+        config.redis_tls.client = Some((authority.path("gateway.crt"), authority.path("gateway.key")));
+    });
+    works(&gateway.await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_reached_over_a_unix_socket_as_a_user_in_a_database() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("redis.sock");
+    let redis = RedisServer::start_with(&["--unixsocket", &socket.to_string_lossy()]);
+    redis.cli(&["ACL", "SETUSER", "ada", "on", ">secret", "~*", "&*", "+@all"]);
+    works(&gateway(format!("unix://{}?db=3&user=ada&pass=secret", socket.display()), |_| {}).await).await;
+    let gateway = gateway(format!("redis://ada:secret@127.0.0.1:{}/3", redis.port()), |_| {}).await;
+    works(&gateway).await;
+    gateway.session().append_numbers(0..1).await;
+    let keyspace = redis.cli(&["INFO", "keyspace"]);
+    assert!(keyspace.contains("db3:") && !keyspace.contains("db0:"), "{keyspace}");
+}
+
+/// What `docs/OPERATIONS.md` says a user for the gateway needs.
+fn least_rights() -> Vec<String> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md");
+    let page = std::fs::read_to_string(page).expect("the operator's page");
+    let line = page.lines().find_map(|line| line.strip_prefix("ACL SETUSER moorline on >secret "));
+    line.expect("the rights of a user").split_whitespace().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_with_the_least_rights_that_are_documented_is_enough() {
+    let redis = RedisServer::start();
+    let rights = least_rights();
+    let rights: Vec<&str> = rights.iter().map(String::as_str).collect();
+    redis.cli(&[&["ACL", "SETUSER", "moorline", "on", ">secret"], &rights[..]].concat());
+    for durability in [Durability::Redis, Durability::Replicated(0)] {
+        let gateway = gateway(format!("redis://moorline:secret@127.0.0.1:{}/", redis.port()), |config| {
+            config.redis_prefix = "moorline:".into();
+            config.durability = durability;
+        });
+        works(&gateway.await).await;
+    }
+    assert_eq!(redis.cli(&["ACL", "LOG"]), "");
+}
+
+/// A master and a replica of it that is in step.
+async fn pair() -> (RedisServer, RedisServer) {
+    let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let replica = RedisServer::start();
+    replica.cli(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+    eventually("a replica in step", || async {
+        let online = master.cli(&["INFO", "replication"]).contains("state=online");
+        online.then_some(())
+    })
+    .await;
+    (master, replica)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_must_be_replicated_is_answered_only_once_it_is() {
+    let (master, replica) = pair().await;
+    let gateway = gateway(master.url(), |config| {
+        config.durability = Durability::Replicated(1);
+        config.redis_timeout = Duration::from_secs(4);
+    })
+    .await;
+    works(&gateway).await;
+    let session = gateway.session();
+    session.append_numbers(1..3).await;
+
+    replica.freeze();
+    // Plain and numbered events, and control state go different ways.
+    let problem = session.post("/events", json!({"data": 3})).await;
+    assert_eq!(problem.headers["retry-after"], "1");
+    let problem = problem.problem(503, "not_replicated");
+    assert_eq!((&problem["confirmed"], &problem["wanted"]), (&json!(0), &json!(1)));
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("may be lost")), "{problem}");
+    session.produce(("p", 0, 0), true, r#"{"data":4}"#).await.problem(503, "not_replicated");
+    session.post("/runs", json!({"run": "r", "agent": "a"})).await.problem(503, "not_replicated");
+    // Sent again it is a duplicate, and that is no better replicated than the first one.
+    session.produce(("p", 0, 0), true, r#"{"data":4}"#).await.problem(503, "not_replicated");
+    replica.thaw();
+
+    let again = eventually("the replica confirms", || async {
+        let again = session.produce(("p", 0, 0), true, r#"{"data":4}"#).await;
+        (again.status != 503).then_some(again)
+    });
+    assert_eq!(again.await.is(200)["duplicate"], true);
+    // All of it is in the log, as the answers said it might be.
+    let data: Vec<_> = session.data().await.into_iter().filter(|data| data.is_number()).collect();
+    assert_eq!(data, [1, 2, 3, 4]);
+    let key = master.cli(&["KEYS", &format!("*{{{}}}:events", session.name)]);
+    assert_eq!(replica.cli(&["XLEN", &key]), master.cli(&["XLEN", &key]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_without_redis_are_a_mistake() {
+    let said = Replica::try_start(&["--durability", "replicated:1"]).err().expect("no gateway");
+    assert!(said.contains("--durability") && said.contains("--redis-url"), "{said}");
+    let (redis, prefix) = (RedisServer::shared().url(), unique("ways"));
+    drop(Replica::start_with(&["--durability", "redis", "--redis-url", &redis, "--redis-prefix", &prefix]));
+}
