@@ -107,8 +107,8 @@ A tenth of the clients open a stream and read nothing of it (with the smallest r
 
 ## A resume storm
 
-All clients come at once, with cursors 50 entries old, to a replica that followed none of their sessions: their own was killed. Time
-until half and until all have caught up, in ms; pages read from Redis for each session; peak memory for each client, in KB.
+All clients come at once, with cursors 50 entries old, to a replica that followed none of their sessions, as after the death of
+their own. Time until half and until all have caught up, in ms; pages read from Redis for each session; peak memory for each client, in KB.
 
 {table(["clients", "half", "all", "reads a session", "peak KB a client"], storm)}
 """

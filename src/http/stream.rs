@@ -18,7 +18,6 @@ use axum::{
     http::{HeaderValue, Response, Version, header, request, response},
 };
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout},
@@ -155,13 +154,9 @@ pub async fn run(socket: TcpStream, taken: Taken, pace: Pace) {
 }
 
 async fn write(socket: &TcpStream, taken: Taken, pace: Pace) -> io::Result<End> {
-    let Taken { mut head, streaming: Streaming { mut stream, mut cut } } = taken;
-    // An open stream has something to say at once: it goes out with the head.
-    if let Some(Some(Ok(piece))) = stream.next().now_or_never() {
-        head.extend_from_slice(&piece);
-    }
-    write_all(socket, &head, pace, &mut cut).await?;
-    drop(head);
+    let Taken { head, streaming: Streaming { mut stream, mut cut } } = taken;
+    // An open stream has something to say at once: its head goes out with that.
+    let mut head = Some(head);
     let mut wrote = Instant::now();
     let beat = sleep_until(wrote + pace.heartbeat);
     tokio::pin!(beat);
@@ -185,6 +180,10 @@ async fn write(socket: &TcpStream, taken: Taken, pace: Pace) -> io::Result<End> 
                 beat.as_mut().reset(Instant::now() + pace.heartbeat);
                 stream.heartbeat()
             }
+        };
+        let piece = match head.take() {
+            Some(head) => [head, piece.to_vec()].concat().into(),
+            None => piece,
         };
         if !write_all(socket, &piece, pace, &mut cut).await? {
             return Ok(End::Cut);

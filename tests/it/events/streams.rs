@@ -28,6 +28,8 @@ on_both_stores!(
     a_filtered_stream_resumes_behind_entries_that_it_did_not_show,
     format_data_gives_the_data_alone,
     frames_and_headers_are_exactly_so,
+    a_stream_may_follow_other_requests_in_one_packet,
+    http_1_0_gets_the_frames_without_chunks,
     a_heartbeat_is_one_comment_line,
     heartbeats_come_although_a_filter_drops_all_that_happens,
     large_events_come_whole_and_in_order,
@@ -339,6 +341,48 @@ async fn frames_and_headers_are_exactly_so(backend: Backend) {
     stream.next().await.expect("caught-up");
     let text = String::from_utf8(stream.raw).expect("text");
     assert!(text.ends_with("\nevent: caught-up\nid: 0-0\ndata: {}\n\n"), "{text:?}");
+}
+
+async fn a_stream_may_follow_other_requests_in_one_packet(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    session.append_numbers(0..1).await;
+    let path = format!("/v1/sessions/{}", session.name);
+    let mut socket = gateway.socket().await;
+    let page = format!("GET {path}/events HTTP/1.1\r\nhost: x\r\naccept: application/json\r\n\r\n");
+    let stream = format!("GET {path}/events HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n");
+    socket.send(page.repeat(3) + &stream).await;
+    for _ in 0..3 {
+        assert_eq!(socket.answer().await.status, 200);
+    }
+    assert_eq!(socket.answer().await.headers["transfer-encoding"], "chunked");
+    session.post("/close", json!({})).await.is(200);
+    let rest = socket.rest().await;
+    assert!(
+        rest.contains("event: caught-up\n") && rest.ends_with("event: closed\ndata: {}\n\n\r\n0\r\n\r\n"),
+        "{rest}"
+    );
+}
+
+async fn http_1_0_gets_the_frames_without_chunks(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    let ids = session.append_numbers(0..1).await;
+    let mut socket = gateway.socket().await;
+    let path = format!("/v1/sessions/{}/events", session.name);
+    socket.send(format!("GET {path} HTTP/1.0\r\naccept: text/event-stream\r\n\r\n")).await;
+    let head = socket.answer().await;
+    assert!(!head.headers.contains_key("transfer-encoding"), "{head:?}");
+    // One that is read, and one that is pushed.
+    session.append_numbers(1..2).await;
+    session.post("/close", json!({})).await.is(200);
+    let rest = socket.rest().await;
+    let frames: Vec<&str> = rest.split("\n\n").collect();
+    assert!(frames[0].starts_with("retry: ") && frames[0].ends_with("data: {\"type\":\"n\",\"data\":0}"), "{rest}");
+    assert!(frames[0].contains(&format!("id: {}\n", ids[0])), "{rest}");
+    let mut said: Vec<&str> = frames[1..].iter().filter_map(|frame| frame.lines().last()).collect();
+    said.sort_unstable();
+    assert_eq!(said, ["data: {\"type\":\"n\",\"data\":1}", "data: {}", "data: {}"], "{rest}");
 }
 
 async fn a_heartbeat_is_one_comment_line(backend: Backend) {

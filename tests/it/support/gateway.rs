@@ -457,6 +457,12 @@ impl Socket {
         text.split(' ').nth(1).and_then(|status| status.parse().ok())
     }
 
+    /// All that comes until the connection ends.
+    pub async fn rest(&mut self) -> String {
+        while self.fill().await {}
+        String::from_utf8(std::mem::take(&mut self.read)).expect("text")
+    }
+
     /// `false`: the connection has ended, one way or the other.
     async fn fill(&mut self) -> bool {
         let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.read));
