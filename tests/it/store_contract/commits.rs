@@ -133,13 +133,17 @@ async fn a_commit_outside_of_its_time_window_conflicts_and_changes_nothing(backe
     let before = session.all().await;
     let early = Window { not_before: now + 3_600_000, ..Window::default() };
     let late = Window { before: now, ..Window::default() };
+    let plain = || Commit { parts: vec![events(&["e"])], ..Commit::default() };
     for window in [early, late] {
-        let snapshot = conflict(session.commit(Commit { expect: expect.clone(), window, ..everything() }).await);
-        assert!(snapshot.now >= now);
-        assert_eq!(snapshot.state, before.0);
-        assert_eq!(session.all().await, before);
+        for commit in [everything(), plain()] {
+            let snapshot = conflict(session.commit(Commit { expect: expect.clone(), window, ..commit }).await);
+            assert!(snapshot.now >= now);
+            assert_eq!(snapshot.state, before.0);
+            assert_eq!(session.all().await, before);
+        }
     }
     let window = Window { not_before: now, before: now + 3_600_000 };
+    committed(session.commit(Commit { expect: expect.clone(), window, ..plain() }).await);
     committed(session.commit(Commit { expect, window, ..everything() }).await);
 }
 

@@ -178,6 +178,10 @@ async fn redis_rings_a_doorbell_for_what_is_too_large_to_push() {
     let both = Part { events: bytes(&["01234567890"]), commands: bytes(&["01234567890"]), ..Part::default() };
     let (third, _) = session.append(vec![both]).await;
     let (fourth, _) = session.append(vec![events(&["small"])]).await;
+    // The same for events alone, of one request and of two.
+    let (fifth, _) = session.append(vec![events(&["01234567890"])]).await;
+    let (sixth, _) = session.append(vec![events(&["12345", "6"]), events(&["78901"])]).await;
+    let (seventh, _) = session.append(vec![events(&["12345"]), events(&["67890"])]).await;
     let doorbell = |lane, ms, n| Push::Doorbell { lane, last: EntryId { ms, n } };
     let expected = [
         pushed(Lane::Events, first, 1, &["12345", "67890"]),
@@ -186,8 +190,11 @@ async fn redis_rings_a_doorbell_for_what_is_too_large_to_push() {
         doorbell(Lane::Events, third, 6),
         doorbell(Lane::Commands, third, 2),
         pushed(Lane::Events, fourth, 7, &["small"]),
+        doorbell(Lane::Events, fifth, 8),
+        doorbell(Lane::Events, sixth, 11),
+        pushed(Lane::Events, seventh, 12, &["12345", "67890"]),
     ];
-    assert_eq!(watcher.pushes(6).await, expected);
+    assert_eq!(watcher.pushes(9).await, expected);
 }
 
 #[tokio::test]
