@@ -120,11 +120,21 @@ impl Proxy {
     }
 
     /// Reads its configuration again, with new workers; the old ones keep what they have for a while.
-    fn reload(&self) {
-        self.signal(match self.kind {
-            Kind::Nginx => "-HUP",
-            Kind::Haproxy => "-USR2",
-        });
+    async fn reload(&self) {
+        let (signal, number) = match self.kind {
+            Kind::Nginx => ("-HUP", 1),
+            Kind::Haproxy => ("-USR2", 12),
+        };
+        // The workers serve before their master listens to signals: one that comes too early is lost.
+        let status = format!("/proc/{}/status", self.child.id());
+        eventually("the proxy listens to signals", || async {
+            let status = std::fs::read_to_string(&status).ok()?;
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+            let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+            (caught >> (number - 1) & 1 == 1).then_some(())
+        })
+        .await;
+        self.signal(signal);
     }
 
     fn signal(&self, signal: &str) {
@@ -231,7 +241,7 @@ async fn reloads_cost_no_event(kind: Kind) {
     streams(24).await;
     for round in 2..4 {
         let acknowledged = crowd.tally().acknowledged.load(Relaxed);
-        proxy.reload();
+        proxy.reload().await;
         // The old worker cuts its streams after its time; appends go on over the new one.
         streams(24 * round).await;
         let goes_on = || async { (crowd.tally().acknowledged.load(Relaxed) > acknowledged + 100).then_some(()) };
