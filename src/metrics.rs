@@ -67,9 +67,9 @@ pub struct Metrics {
     pub append_time: Histogram,
     /// By lane.
     pub entries: [Counter; 2],
-    /// Scripts that wrote.
+    /// Commits that wrote.
     pub commits: Counter,
-    /// Scripts that found another state.
+    /// Commits that found another state.
     pub conflicts: Counter,
 
     /// Entries handed to clients' connections.

@@ -104,8 +104,7 @@ impl Ending {
         self.phase.send_replace(Phase::Leaving);
         tokio::time::sleep(drain.wait).await;
         self.phase.send_replace(Phase::Draining { spread: drain.spread });
-        // Over when the last stream is gone. One that is stuck in a write to a client that takes nothing does not see
-        // its turn, and ends with the process.
+        // Over when the last stream is gone.
         let _ = tokio::time::timeout(drain.spread, self.phase.closed()).await;
     }
 }
