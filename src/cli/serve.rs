@@ -23,6 +23,9 @@ pub struct ServeArgs {
     #[arg(long, env = "MOORLINE_LISTEN", value_name = "ADDR:PORT",
           default_value_t = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))]
     listen: SocketAddr,
+    /// Serve /metrics here and nowhere else, apart from what the world reaches
+    #[arg(long, env = "MOORLINE_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    metrics_listen: Option<SocketAddr>,
     /// Listen beyond loopback although nobody has to show a token: anyone who reaches the port can read and write
     #[arg(long, env = "MOORLINE_INSECURE_NO_AUTH")]
     insecure_no_auth: bool,
@@ -234,6 +237,7 @@ impl ServeArgs {
         let retention = if self.retention.is_zero() { for_ever } else { self.retention };
         Config {
             listen: self.listen,
+            metrics_listen: self.metrics_listen,
             redis_url: self.redis_url.clone().filter(|url| !url.is_empty()),
             redis_tls: Tls { ca: self.redis_ca.clone(), client: self.redis_cert.clone().zip(self.redis_key.clone()) },
             redis_prefix: self.redis_prefix.clone(),
@@ -319,6 +323,9 @@ pub async fn run(args: ServeArgs) -> ExitCode {
              not limited"
         ),
         None => tracing::info!("nobody has to show a token: whoever reaches the gateway may do everything"),
+    }
+    if let Some(addr) = server.metrics {
+        tracing::info!("metrics are at http://{addr}/metrics, and nowhere else");
     }
     tracing::info!("moorline {} listens on http://{}", env!("CARGO_PKG_VERSION"), server.addr);
     if config.console {
