@@ -105,6 +105,7 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
         hub,
         auth,
         cors,
+        console: config.console,
         quota: quota::Quota::new(config.quotas),
         limits: config.limits,
         ending: http::Ending::default(),
