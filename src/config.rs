@@ -41,6 +41,8 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// Which pages of other origins may use the gateway; `None`: none.
     pub cors: Option<Cors>,
+    /// Whether there is a page at `/console` to watch and steer sessions.
+    pub console: bool,
     /// How much one token may do, and how many streams there may be.
     pub quotas: Quotas,
     /// Bounds of requests and connections.
@@ -66,6 +68,7 @@ impl Default for Config {
             retention: Retention::default(),
             auth: None,
             cors: None,
+            console: false,
             quotas: Quotas::default(),
             limits: Limits::default(),
             control: rules::Limits::default(),

@@ -9,12 +9,14 @@
 //! | `/v1/sessions/{session}` …  | GET, POST, DELETE | `sessions.rs` |
 //! | `/livez`, `/readyz` | GET | `health.rs` |
 //! | `/metrics` | GET | `metrics.rs` |
+//! | `/console` …, if it is wanted | GET | `console.rs` |
 //!
 //! The interface itself is described in `docs/PROTOCOL.md`.
 
 mod approvals;
 mod auth;
 mod commands;
+mod console;
 mod cors;
 mod drain;
 mod ending;
@@ -70,6 +72,8 @@ pub struct Shared {
     pub auth: Option<Arc<Verifier>>,
     /// Answers browsers that ask for pages of other origins; `None`: nobody does.
     pub cors: Option<tower_http::cors::CorsLayer>,
+    /// Whether it has a console.
+    pub console: bool,
     /// Counts what tokens do, and streams.
     pub quota: Quota,
     /// Bounds of requests and connections.
@@ -145,7 +149,9 @@ const METRICS: &str = "/metrics";
 /// a layer here would cost each request two allocations.
 pub fn router(gateway: Gateway, serves: Serves) -> Router {
     let mut router = Router::new();
-    for Route { path, needs, answer, .. } in routes().into_iter().filter(|route| serves.has(route.path)) {
+    let console = if gateway.console { console::routes() } else { Vec::new() };
+    let all = routes().into_iter().chain(console);
+    for Route { path, needs, answer, .. } in all.filter(|route| serves.has(route.path)) {
         let answer = match auth::Guard::new(&gateway, needs) {
             Some(guard) => answer.route_layer(middleware::from_fn_with_state(guard, auth::guard)),
             None => answer,

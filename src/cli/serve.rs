@@ -52,6 +52,9 @@ pub struct ServeArgs {
           help_heading = AUTH)]
     auth_leeway: Duration,
 
+    /// Serve a page at /console, to watch and steer sessions in a browser. It needs nothing but the token of its user
+    #[arg(long, env = "MOORLINE_CONSOLE", help_heading = BROWSERS)]
+    console: bool,
     /// Pages of this origin may use the gateway, as https://app.example.com; * for all. May be given several times
     #[arg(long, env = "MOORLINE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', help_heading = BROWSERS)]
     cors_origin: Vec<String>,
@@ -245,6 +248,7 @@ impl ServeArgs {
             retention: Retention { ttl: retention, cap: self.max_entries },
             auth: self.auth(),
             cors: self.cors(),
+            console: self.console,
             quotas: Quotas {
                 events_per_second: self.max_events_per_second,
                 new_sessions_per_minute: self.max_new_sessions_per_minute,
@@ -324,6 +328,9 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         tracing::info!("metrics are at http://{addr}/metrics, and nowhere else");
     }
     tracing::info!("moorline {} listens on http://{}", env!("CARGO_PKG_VERSION"), server.addr);
+    if config.console {
+        tracing::info!("the console is at http://{}/console", server.addr);
+    }
     let drain = match told_to_stop().await {
         Told::Terminate => config.drain,
         // By a person at a terminal, who has no load balancer.
