@@ -50,6 +50,8 @@ pub struct Plan {
     pub clients: usize,
     /// Of a hundred clients, how many open their stream and then read nothing of it.
     pub stalled: usize,
+    /// Events are numbered as an idempotent producer does it.
+    pub numbered: bool,
     /// Connections that publish.
     pub publishers: usize,
     /// Events a second in all; `None`: each publisher sends as soon as it has its answer.

@@ -95,8 +95,9 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
         }
         None => Arc::new(MemoryStore::new(config.retention)),
     };
-    let listen = |cause| StartError::Listen { addr: config.listen, cause };
-    let listener = bind(config.listen).map_err(listen)?;
+    let listen = |addr| bind(addr).map_err(|cause| StartError::Listen { addr, cause });
+    let listener = listen(config.listen)?;
+    let metrics = config.metrics_listen.map(listen).transpose()?;
     let writers = writer::Writers::new(store.clone(), config.control);
     let hub = hub::Hub::new(store.clone(), writers.clone());
     let gateway = Arc::new(Shared {
@@ -105,11 +106,12 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
         hub,
         auth,
         cors,
+        console: config.console,
         quota: quota::Quota::new(config.quotas),
         limits: config.limits,
         ending: http::Ending::default(),
     });
-    Server::start(listener, gateway, config).map_err(listen)
+    Server::start(listener, metrics, gateway, config).map_err(|cause| StartError::Listen { addr: config.listen, cause })
 }
 
 /// Connections that may wait to be accepted; the system may allow less (`net.core.somaxconn`). When a replica dies its

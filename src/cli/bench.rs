@@ -27,6 +27,9 @@ pub struct BenchArgs {
     /// Of a hundred clients, how many open their stream and then read nothing of it (tokens, broadcast)
     #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..100))]
     stalled: u8,
+    /// Number the events as an idempotent producer does, so that each could be sent again (tokens, broadcast)
+    #[arg(long)]
+    numbered: bool,
     /// Connections that publish
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     publishers: usize,
@@ -101,6 +104,7 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
         sessions: args.sessions.unwrap_or(sessions).max(1),
         clients: args.clients.unwrap_or(clients).max(1),
         stalled: args.stalled.into(),
+        numbered: args.numbered,
         publishers: args.publishers,
         rate: args.rate.filter(|rate| *rate > 0.0),
         duration: Duration::from_secs_f64(args.seconds.clamp(0.1, 86_400.0)),

@@ -242,6 +242,7 @@ fn every_load_comes_back_as_it_was_sent() {
     for load in [
         "tokens --sessions 5 --clients 2 --publishers 3",
         "tokens --sessions 5 --rate 200",
+        "tokens --sessions 5 --numbered",
         "broadcast --clients 20 --rate 50",
         "ingest --sessions 3",
         "replay --events 3000",

@@ -3,6 +3,7 @@
 mod auth;
 mod bad_input;
 mod borders;
+mod browser;
 mod chaos;
 mod cli;
 mod commands;
