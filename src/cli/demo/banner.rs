@@ -13,6 +13,9 @@ pub(super) fn banner(place: &Workplace, input: &Input, store: &str, team: &Team)
         "\
 moorline demo: the growth desk at work on {name}, in the session {session}. Its log is in {store}.
 Each agent is a process: {processes}.
+
+  Watch, steer and decide in a browser: {base}/console?session={session}
+
 In other terminals:
 
   # follow it: the whole history, then live

@@ -120,6 +120,9 @@ fn the_lines_of_the_banner_work_as_they_stand() {
         shell(&line.replace("-m 3", "-m 0.5").replace("curl -N", "timeout 1 curl -N"))
     };
     assert!(line("  curl -N").contains("\"type\":\"plan\""));
+    let console = banner_line(&demo, "in a browser: ");
+    let page = shell(&format!("curl -s '{}'", console.split_whitespace().last().expect("an address")));
+    assert!(page.starts_with("<!doctype html>"), "{page}");
     let resumed = line("LAST=$(");
     let (before, after) = resumed.split_once("--- cut after ").expect("the cut");
     let last = after.split_whitespace().next().unwrap();
