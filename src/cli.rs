@@ -12,13 +12,13 @@ mod sessions;
 mod tail;
 mod token;
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use crate::{
-    client::{Client, Error},
+    client::{Client, Error, Token},
     id::Name,
 };
 
@@ -69,11 +69,18 @@ struct Gateway {
     /// The bearer token (a JWT), where the gateway asks for one
     #[arg(long, env = "MOORLINE_TOKEN", hide_env_values = true, value_name = "JWT")]
     token: Option<String>,
+    /// A file with the bearer token, read again when a stream is opened and when the token is refused: put a fresh one there
+    /// before it ends. Goes before --token
+    #[arg(long, env = "MOORLINE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 impl Gateway {
     fn client(&self) -> Result<Client, Error> {
-        Client::new(&self.url, self.token.clone().filter(|token| !token.is_empty()))
+        match self.token_file.as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => Client::bearing(&self.url, Some(Token::file(path))),
+            None => Client::new(&self.url, self.token.clone().filter(|token| !token.is_empty())),
+        }
     }
 }
 
@@ -160,9 +167,9 @@ fn advice(error: &Error) -> Option<&'static str> {
         Error::Unreachable { .. } => {
             Some("Is it running? `moorline serve` starts one; --url or MOORLINE_URL names another.")
         }
-        error if error.is_denied() => {
-            Some("Tokens are given with --token or MOORLINE_TOKEN; `moorline token --help` says what they carry.")
-        }
+        error if error.is_denied() => Some(
+            "Tokens are given with --token, --token-file or MOORLINE_TOKEN; `moorline token --help` says what they carry.",
+        ),
         _ => None,
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! | module | what it is about |
 //! |---|---|
-//! | [`id`], [`event`] | names, entry ids, events: the text that crosses the border, parsed once |
+//! | [`id`], [`event`], [`trace`] | names, entry ids, events, places in a trace: the text that crosses the border, parsed once |
 //! | [`rules`] | what may happen in a session; pure |
 //! | [`store`] | where sessions live: the contract, Redis, memory |
 //! | [`auth`] | who may do what: tokens and what they grant |
@@ -42,6 +42,7 @@ pub mod quota;
 pub mod rules;
 pub mod sse;
 pub mod store;
+pub mod trace;
 pub mod writer;
 
 use std::{io, sync::Arc};

@@ -136,14 +136,16 @@ fn a_command_reaches_the_commands_lane_and_is_one_however_often_it_is_sent() {
         let sent = gateway.run(&arguments, "");
         assert_eq!((sent.code, sent.stdout.as_str()), (0, "c1\n"), "{sent:?}");
     }
-    let stop = gateway.run(&["command", &session, "stop", "--run", "r1", "--grace-ms", "100", "--tree"], "");
+    let place = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let traced = ["command", &session, "stop", "--run", "r1", "--grace-ms", "100", "--tree", "--traceparent", place];
+    let stop = gateway.run(&traced, "");
     assert!(stop.stdout.starts_with("c-"), "{stop:?}");
     gateway.run(&["sessions", "close", &session], "");
     let tail = gateway.run(&["tail", &session, "--commands", "--json"], "");
     let entries: Vec<Value> = tail.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(entries.len(), 2, "{tail:?}");
     assert_eq!((&entries[0]["type"], &entries[0]["data"]), (&Value::from("steer"), &Value::from("to the left")));
-    assert_eq!(entries[1]["data"]["grace_ms"], 100);
+    assert_eq!((&entries[1]["data"]["grace_ms"], &entries[1]["traceparent"]), (&Value::from(100), &Value::from(place)));
     let refused = gateway.run(&["command", &unique("s"), "steer", "--tree"], "");
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("grace_ms and tree are for"), "{refused:?}");
