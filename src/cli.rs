@@ -25,6 +25,9 @@ use crate::{
 /// Ctrl-C, as shells report it.
 const INTERRUPTED: u8 = 130;
 
+/// Wrong usage, as clap reports it.
+const WRONG_USAGE: u8 = 2;
+
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).";
 
 /// Durable sessions for AI agents, on the Redis you already run.
@@ -97,6 +100,9 @@ enum Failure {
     Output(std::io::Error),
     #[error("{0}")]
     Other(String),
+    /// What the user gave can't be used; nothing was done.
+    #[error("{0}")]
+    Usage(String),
 }
 
 /// The program: reads the arguments, runs the subcommand, gives the exit code.
@@ -142,12 +148,15 @@ fn report(result: Result<Ending, Failure>) -> ExitCode {
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             output::notice(format_args!("error: {failure}"));
-            if let Failure::Client(error) = failure
-                && let Some(advice) = advice(&error)
+            if let Failure::Client(error) = &failure
+                && let Some(advice) = advice(error)
             {
                 output::notice(format_args!("{advice}"));
             }
-            ExitCode::FAILURE
+            match failure {
+                Failure::Usage(_) => ExitCode::from(WRONG_USAGE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! One request is tried once; only [`Producer`] and [`Follow`], which can tell what has arrived, try again.
 
+mod approvals;
 mod backoff;
 mod error;
 mod follow;
@@ -29,6 +30,7 @@ use reqwest::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+pub use approvals::AskApproval;
 pub use error::{Error, Problem};
 pub use follow::{Begin, Entry, Follow, FollowOptions, Update};
 pub use producer::Producer;

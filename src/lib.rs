@@ -23,6 +23,7 @@
 //! | [`client`] | the client that reconnects by itself |
 //! | [`bench`](mod@bench) | the load tool |
 //! | [`cli`] | the `moorline` program |
+//! | `desk` | what the demo's agents reckon; pure |
 //! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
@@ -31,6 +32,7 @@ pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod desk;
 pub mod event;
 pub mod http;
 pub mod hub;

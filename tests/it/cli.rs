@@ -3,12 +3,15 @@
 mod demo;
 pub mod program;
 
-use std::{net::TcpListener, time::Duration};
+use std::{
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::program::{Gateway, moorline};
-use crate::support::{redis::RedisServer, unique};
+use crate::support::{process::Replica, redis::RedisServer, unique};
 
 /// Longer than anything that is to happen at once takes on a busy machine, shorter than any wait of the program's own.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -262,4 +265,21 @@ fn every_load_comes_back_as_it_was_sent() {
             assert_eq!(report[fault], 0, "{load}: {report}");
         }
     }
+}
+
+#[test]
+fn a_storm_of_a_killed_replica_s_clients_is_served_by_its_neighbour() {
+    let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("storm")));
+    let [survivor, doomed] = [(); 2].map(|()| Replica::start(&redis.url(), &prefix));
+    let kill = doomed.pid().to_string();
+    let storm = ["bench", "resume-storm", "--json", "--sessions", "3", "--clients", "20", "--url", survivor.url()];
+    let bench = moorline(&[&storm[..], &["--neighbour", doomed.url(), "--kill", &kill]].concat(), "");
+    assert_eq!(bench.code, 0, "{bench:?}");
+    let report: Value = serde_json::from_str(&bench.stdout).expect("a report");
+    assert_eq!((&report["deliveries"], &report["lost"]), (&json!(3 * 20 * 50), &json!(0)), "{report}");
+    assert!(TcpStream::connect(doomed.addr()).is_err(), "it is not killed");
+    // Where nothing is to be killed, nothing is.
+    let tokens =
+        moorline(&["bench", "tokens", "--url", survivor.url(), "--neighbour", survivor.url(), "--kill", "1"], "");
+    assert!(tokens.code != 0 && tokens.stderr.contains("only a resume-storm"), "{tokens:?}");
 }
