@@ -107,13 +107,15 @@ await run(async ({ open, base, session, more: [app, stranger, token] }) => {
       const said = (promise) => promise.then(() => "it went through", (error) => error.name);
       const headers = { authorization: `Bearer ${token}`, "content-type": "application/json" };
       const source = new EventSource(`${url}?access_token=${token}`);
+      // At once: it may have failed before the others have.
+      const opened = new Promise((resolve) => {
+        source.onopen = () => resolve("it went through");
+        source.onerror = () => resolve(source.readyState === EventSource.CLOSED ? "closed" : "tries again");
+      });
       return {
         simple: await said(fetch(`${url}?access_token=${token}`)),
         posted: await said(fetch(url, { method: "POST", headers, body: JSON.stringify({ type: "n", data: 666 }) })),
-        source: await new Promise((resolve) => {
-          source.onopen = () => resolve("it went through");
-          source.onerror = () => resolve(source.readyState === EventSource.CLOSED ? "closed" : "tries again");
-        }),
+        source: await opened,
       };
     },
     { url, token },
