@@ -107,7 +107,7 @@ fn fields(mut message: &[u8]) -> Vec<(u64, Field<'_>)> {
 }
 
 /// The messages under a tag.
-fn under<'a>(message: &'a [u8], tag: u64) -> Vec<&'a [u8]> {
+fn under(message: &[u8], tag: u64) -> Vec<&[u8]> {
     fields(message).iter().filter(|(at, _)| *at == tag).map(|(_, field)| field.bytes()).collect()
 }
 
