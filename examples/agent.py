@@ -185,8 +185,12 @@ class Agent:
             self.topic, outcome = command["data"], {"outcome": "consumed"}
         else:
             outcome = {"outcome": "rejected", "reason": "this agent only knows stop, and steer with a text"}
+        headers = {"Run-Attempt": self.attempt}
+        # What we do continues the trace of whoever asked. Give it to your model's calls, too.
+        if "traceparent" in command:
+            headers["traceparent"] = command["traceparent"]
         try:
-            call("POST", f"{self.session}/commands/{command['command']}/outcome", outcome, {"Run-Attempt": self.attempt})
+            call("POST", f"{self.session}/commands/{command['command']}/outcome", outcome, headers)
         except Refused as refused:
             # Somebody else was quicker, or its time was over; or our own report had arrived the first time.
             if refused.code != "command_ended":

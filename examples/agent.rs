@@ -32,7 +32,8 @@ const LEASE: Duration = Duration::from_secs(3);
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
-/// A command, as it stands in the commands lane.
+/// A command, as it stands in the commands lane. It may also have a `traceparent`: the trace of whoever asked, to be
+/// continued by what your agent does.
 #[derive(Deserialize)]
 struct Command {
     #[serde(rename = "type")]

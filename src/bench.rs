@@ -18,6 +18,7 @@ mod wire;
 pub use dialect::Dialect;
 pub use meter::{Latency, Report};
 pub use process::Cpu;
+pub use resume::Neighbour;
 pub use wire::Target;
 
 use std::{io, time::Duration};
@@ -50,6 +51,8 @@ pub struct Plan {
     pub clients: usize,
     /// Of a hundred clients, how many open their stream and then read nothing of it.
     pub stalled: usize,
+    /// Events are numbered as an idempotent producer does it.
+    pub numbered: bool,
     /// Connections that publish.
     pub publishers: usize,
     /// Events a second in all; `None`: each publisher sends as soon as it has its answer.
@@ -64,6 +67,8 @@ pub struct Plan {
     pub text: usize,
     /// The gateway's processes, to read their memory and CPU time from.
     pub pids: Vec<u32>,
+    /// Whose clients resume (in a resume storm).
+    pub neighbour: Option<Neighbour>,
     /// Say on stderr how it goes.
     pub progress: bool,
 }
@@ -104,7 +109,7 @@ pub async fn run(target: &Target, plan: &Plan) -> Result<Report, BenchError> {
         Shape::Ingest => live::ingest(target, plan, &names).await,
         Shape::Replay => resume::replay(target, plan, &names).await,
         Shape::Idle => resume::idle(target, plan, &names).await,
-        Shape::ResumeStorm => resume::storm(target, plan, &names).await,
+        Shape::ResumeStorm => resume::storm(target, plan, &names, plan.neighbour.as_ref()).await,
     };
     names.delete(target).await;
     result

@@ -13,20 +13,20 @@ mod sessions;
 mod tail;
 mod token;
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use crate::{
-    client::{Client, Error},
+    client::{Client, Error, Token},
     id::Name,
 };
 
 /// Ctrl-C, as shells report it.
 const INTERRUPTED: u8 = 130;
 
-/// Wrong usage, as the parser of the arguments says it too.
+/// Wrong usage, as clap reports it.
 const WRONG_USAGE: u8 = 2;
 
 /// An audit that could not be made: to be told from one that found faults.
@@ -74,11 +74,18 @@ struct Gateway {
     /// The bearer token (a JWT), where the gateway asks for one
     #[arg(long, env = "MOORLINE_TOKEN", hide_env_values = true, value_name = "JWT")]
     token: Option<String>,
+    /// A file with the bearer token, read again when a stream is opened and when the token is refused: put a fresh one there
+    /// before it ends. Goes before --token
+    #[arg(long, env = "MOORLINE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 impl Gateway {
     fn client(&self) -> Result<Client, Error> {
-        Client::new(&self.url, self.token.clone().filter(|token| !token.is_empty()))
+        match self.token_file.as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => Client::bearing(&self.url, Some(Token::file(path))),
+            None => Client::new(&self.url, self.token.clone().filter(|token| !token.is_empty())),
+        }
     }
 }
 
@@ -100,7 +107,7 @@ enum Failure {
     Output(std::io::Error),
     #[error("{0}")]
     Other(String),
-    /// What the arguments say is not possible.
+    /// What the user gave can't be used; nothing was done.
     #[error("{0}")]
     Usage(String),
     /// An audit that has nothing to say.
@@ -173,9 +180,9 @@ fn advice(error: &Error) -> Option<&'static str> {
         Error::Unreachable { .. } => {
             Some("Is it running? `moorline serve` starts one; --url or MOORLINE_URL names another.")
         }
-        error if error.is_denied() => {
-            Some("Tokens are given with --token or MOORLINE_TOKEN; `moorline token --help` says what they carry.")
-        }
+        error if error.is_denied() => Some(
+            "Tokens are given with --token, --token-file or MOORLINE_TOKEN; `moorline token --help` says what they carry.",
+        ),
         _ => None,
     }
 }

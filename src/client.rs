@@ -8,6 +8,7 @@
 //!
 //! One request is tried once; only [`Producer`] and [`Follow`], which can tell what has arrived, try again.
 
+mod approvals;
 mod backoff;
 mod error;
 mod follow;
@@ -15,26 +16,32 @@ mod producer;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::{net::IpAddr, sync::Once, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
 use reqwest::{
-    Method, RequestBuilder, Response, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+    Method, RequestBuilder, Response, StatusCode, Url,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
     redirect,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+pub use approvals::AskApproval;
 pub use error::{Error, Problem};
 pub use follow::{Begin, Entry, Follow, FollowOptions, Update};
 pub use producer::Producer;
 pub(crate) use producer::random_name;
 pub use runs::{Pending, Run, RunEnd, StartRun};
+pub use token::Token;
 
-use crate::id::{EntryId, Lane, Name};
+use crate::{
+    id::{EntryId, Lane, Name},
+    trace::Traceparent,
+};
 
 /// Until a connection stands. A gateway is near its clients, or behind a load balancer that is.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +54,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Client {
     http: reqwest::Client,
     base: Url,
-    authorization: Option<HeaderValue>,
+    token: Option<Token>,
 }
 
 /// What became of published events.
@@ -102,6 +109,9 @@ pub struct Command {
     /// For `stop`: the run's children too.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub tree: bool,
+    /// The sender's place in a trace, which the agents' work is to continue. Sent as the header `traceparent`.
+    #[serde(skip)]
+    pub traceparent: Option<Traceparent>,
 }
 
 impl Command {
@@ -116,6 +126,7 @@ impl Command {
             ttl_ms: None,
             grace_ms: None,
             tree: false,
+            traceparent: None,
         }
     }
 }
@@ -163,6 +174,12 @@ impl Client {
     /// A client for the gateway at `base_url` (`http` or `https`; a path before `/v1` is kept), with a bearer token
     /// where the gateway asks for one.
     pub fn new(base_url: &str, token: Option<String>) -> Result<Client, Error> {
+        let token = token.map(|token| Token::fixed(&token)).transpose()?;
+        Client::bearing(base_url, token)
+    }
+
+    /// The same, with a token that may come from a file or a function, and be another one tomorrow.
+    pub fn bearing(base_url: &str, token: Option<Token>) -> Result<Client, Error> {
         static TLS: Once = Once::new();
         // An error means that the program chose a provider before: that one serves as well.
         TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
@@ -172,14 +189,6 @@ impl Client {
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(refused("it takes the form http://host:port".into()));
         }
-        let authorization = token
-            .map(|token| {
-                let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-                    .map_err(|_| Error::Token("it has characters that no HTTP header can carry".into()))?;
-                value.set_sensitive(true);
-                Ok(value)
-            })
-            .transpose()?;
 
         // A redirected POST would lose its body or be sent twice: the caller gets the address to use instead.
         let mut http = reqwest::Client::builder()
@@ -195,7 +204,7 @@ impl Client {
             http = http.no_proxy();
         }
         let http = http.build().map_err(|e| Error::Setup(error::root_cause(&e)))?;
-        Ok(Client { http, base, authorization })
+        Ok(Client { http, base, token })
     }
 
     /// The address that the client was made with.
@@ -233,7 +242,10 @@ impl Client {
 
     /// Issues a command. It can be repeated safely if it has an id.
     pub async fn command(&self, session: &Name, command: &Command) -> Result<Issued, Error> {
-        let request = self.request(Method::POST, &[session.as_str(), "commands"]).json(command);
+        let mut request = self.request(Method::POST, &[session.as_str(), "commands"]).json(command);
+        if let Some(traceparent) = command.traceparent {
+            request = request.header("traceparent", traceparent.to_string());
+        }
         self.answer(request.timeout(ANSWER_TIMEOUT)).await
     }
 
@@ -306,17 +318,36 @@ impl Client {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(["v1", "sessions"]).extend(path);
         }
-        let request = self.http.request(method, url).header(ACCEPT, "application/json");
-        match &self.authorization {
-            Some(value) => request.header(AUTHORIZATION, value.clone()),
-            None => request,
-        }
+        self.http.request(method, url).header(ACCEPT, "application/json")
     }
 
-    /// Sends a request; an answer other than 2xx becomes an error.
+    /// Sends a request; an answer other than 2xx becomes an error. Where the token is refused and there is another one
+    /// by now, the request is sent again with that, unless its body was a stream.
     async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let Some(token) = &self.token else { return self.send_once(request).await };
+        let again = if token.renews() { request.try_clone() } else { None };
+        let bearer = token.current().await?;
+        let answer = self.send_once(request.header(AUTHORIZATION, &bearer)).await;
+        if let (Err(Error::Problem(problem)), Some(again)) = (&answer, again)
+            && problem.status == StatusCode::UNAUTHORIZED
+        {
+            let fresh = token.renew().await?;
+            if fresh != bearer {
+                return self.send_once(again.header(AUTHORIZATION, fresh)).await;
+            }
+        }
+        answer
+    }
+
+    async fn send_once(&self, request: RequestBuilder) -> Result<Response, Error> {
         let response = request.send().await.map_err(|e| Error::transport(self.base_url(), e))?;
         if response.status().is_success() { Ok(response) } else { Err(Error::of_response(response).await) }
+    }
+
+    /// Whether the same request may succeed later; also since somebody puts a fresh token where this client gets its own.
+    fn may_pass(&self, error: &Error) -> bool {
+        let renews = self.token.as_ref().is_some_and(Token::renews);
+        error.is_transient() || renews && error.code() == Some("token_expired")
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {

@@ -19,6 +19,8 @@ pub const DEFAULT_PORT: u16 = 4770;
 pub struct Config {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where `/metrics` is served, alone and nowhere else; `None`: beside all the rest.
+    pub metrics_listen: Option<SocketAddr>,
     /// The Redis to use; `None`: the embedded store.
     pub redis_url: Option<String>,
     /// Files for `rediss://`.
@@ -39,6 +41,8 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// Which pages of other origins may use the gateway; `None`: none.
     pub cors: Option<Cors>,
+    /// Whether there is a page at `/console` to watch and steer sessions.
+    pub console: bool,
     /// How much one token may do, and how many streams there may be.
     pub quotas: Quotas,
     /// Bounds of requests and connections.
@@ -53,6 +57,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
+            metrics_listen: None,
             redis_url: None,
             redis_tls: Tls::default(),
             redis_prefix: "moorline:".into(),
@@ -63,6 +68,7 @@ impl Default for Config {
             retention: Retention::default(),
             auth: None,
             cors: None,
+            console: false,
             quotas: Quotas::default(),
             limits: Limits::default(),
             control: rules::Limits::default(),

@@ -9,12 +9,14 @@
 //! | `/v1/sessions/{session}` …  | GET, POST, DELETE | `sessions.rs` |
 //! | `/livez`, `/readyz` | GET | `health.rs` |
 //! | `/metrics` | GET | `metrics.rs` |
+//! | `/console` …, if it is wanted | GET | `console.rs` |
 //!
 //! The interface itself is described in `docs/PROTOCOL.md`.
 
 mod approvals;
 mod auth;
 mod commands;
+mod console;
 mod cors;
 mod drain;
 mod ending;
@@ -70,6 +72,8 @@ pub struct Shared {
     pub auth: Option<Arc<Verifier>>,
     /// Answers browsers that ask for pages of other origins; `None`: nobody does.
     pub cors: Option<tower_http::cors::CorsLayer>,
+    /// Whether it has a console.
+    pub console: bool,
     /// Counts what tokens do, and streams.
     pub quota: Quota,
     /// Bounds of requests and connections.
@@ -114,15 +118,40 @@ pub fn routes() -> Vec<Route> {
         route(Method::DELETE, "/v1/sessions/{session}", &[Manage], delete(sessions::delete)),
         route(Method::GET, "/livez", &[], get(health::live)),
         route(Method::GET, "/readyz", &[], get(health::ready)),
-        route(Method::GET, "/metrics", &[], get(metrics::show)),
+        route(Method::GET, METRICS, &[], get(metrics::show)),
     ]
 }
 
-/// The routes, each behind what it needs. What holds for every request is around them, in `server.rs` and `observe.rs`:
+/// What is served at one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// All there is.
+    All,
+    /// All but the metrics, which have an address of their own.
+    AllButMetrics,
+    /// The metrics alone.
+    Metrics,
+}
+
+impl Serves {
+    fn has(self, path: &str) -> bool {
+        match self {
+            Serves::All => true,
+            Serves::AllButMetrics => path != METRICS,
+            Serves::Metrics => path == METRICS,
+        }
+    }
+}
+
+const METRICS: &str = "/metrics";
+
+/// The routes of an address, each behind what it needs. What holds for every request is around them, in `server.rs` and `observe.rs`:
 /// a layer here would cost each request two allocations.
-pub fn router(gateway: Gateway) -> Router {
+pub fn router(gateway: Gateway, serves: Serves) -> Router {
     let mut router = Router::new();
-    for Route { path, needs, answer, .. } in routes() {
+    let console = if gateway.console { console::routes() } else { Vec::new() };
+    let all = routes().into_iter().chain(console);
+    for Route { path, needs, answer, .. } in all.filter(|route| serves.has(route.path)) {
         let answer = match auth::Guard::new(&gateway, needs) {
             Some(guard) => answer.route_layer(middleware::from_fn_with_state(guard, auth::guard)),
             None => answer,

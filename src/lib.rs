@@ -9,7 +9,7 @@
 //!
 //! | module | what it is about |
 //! |---|---|
-//! | [`id`], [`event`] | names, entry ids, events: the text that crosses the border, parsed once |
+//! | [`id`], [`event`], [`trace`] | names, entry ids, events, places in a trace: the text that crosses the border, parsed once |
 //! | [`rules`] | what may happen in a session; pure |
 //! | [`store`] | where sessions live: the contract, Redis, memory |
 //! | [`auth`] | who may do what: tokens and what they grant |
@@ -23,6 +23,7 @@
 //! | [`bench`](mod@bench) | the load tool |
 //! | [`audit`] | whether a streaming endpoint is in the single-connection trap |
 //! | [`cli`] | the `moorline` program |
+//! | `desk` | what the demo's agents reckon; pure |
 //! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
@@ -32,6 +33,7 @@ pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod desk;
 pub mod event;
 pub mod http;
 pub mod hub;
@@ -42,6 +44,7 @@ pub mod quota;
 pub mod rules;
 pub mod sse;
 pub mod store;
+pub mod trace;
 pub mod writer;
 
 use std::{io, sync::Arc};
@@ -95,8 +98,9 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
         }
         None => Arc::new(MemoryStore::new(config.retention)),
     };
-    let listen = |cause| StartError::Listen { addr: config.listen, cause };
-    let listener = bind(config.listen).map_err(listen)?;
+    let listen = |addr| bind(addr).map_err(|cause| StartError::Listen { addr, cause });
+    let listener = listen(config.listen)?;
+    let metrics = config.metrics_listen.map(listen).transpose()?;
     let writers = writer::Writers::new(store.clone(), config.control);
     let hub = hub::Hub::new(store.clone(), writers.clone());
     let gateway = Arc::new(Shared {
@@ -105,11 +109,12 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
         hub,
         auth,
         cors,
+        console: config.console,
         quota: quota::Quota::new(config.quotas),
         limits: config.limits,
         ending: http::Ending::default(),
     });
-    Server::start(listener, gateway, config).map_err(listen)
+    Server::start(listener, metrics, gateway, config).map_err(|cause| StartError::Listen { addr: config.listen, cause })
 }
 
 /// Connections that may wait to be accepted; the system may allow less (`net.core.somaxconn`). When a replica dies its

@@ -115,7 +115,7 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
                 dues.push(due);
                 turn
             });
-            tokio::spawn(publish(target.clone(), load.clone(), p, due, paths))
+            tokio::spawn(publish(target.clone(), load.clone(), p, plan.numbered, due, paths))
         })
         .collect();
     if let Some(rate) = plan.rate {
@@ -151,8 +151,9 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
     let name = if plan.shape == Shape::Broadcast { "broadcast" } else { "tokens" };
     let pace = plan.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate:.0} events/s"));
     let stalled = if plan.stalled > 0 { format!(" ({} % of them stalled)", plan.stalled) } else { String::new() };
+    let numbered = if plan.numbered { "numbered " } else { "" };
     let title = format!(
-        "{name}: {} sessions × {} clients{stalled}, {} publishers, {pace}, events of {} bytes of text",
+        "{name}: {} sessions × {} clients{stalled}, {} publishers, {pace}, {numbered}events of {} bytes of text",
         plan.sessions, plan.clients, plan.publishers, plan.text
     );
     let report = Report::new(title, &load.faults).over(
@@ -232,6 +233,7 @@ async fn publish(
     target: Target,
     load: Arc<Load>,
     publisher: usize,
+    numbered: bool,
     mut dues: Option<mpsc::UnboundedReceiver<u64>>,
     paths: Vec<(usize, String)>,
 ) -> Result<(), BenchError> {
@@ -247,7 +249,11 @@ async fn publish(
         body.clear();
         write_event(&mut body, n, due, load.text);
         let sent = load.now_us();
-        connection.request("POST", path, "application/json", &body).await?.ok("POST an event")?;
+        let answer = match numbered {
+            true => connection.numbered(path, "application/json", n, &body).await?,
+            false => connection.request("POST", path, "application/json", &body).await?,
+        };
+        answer.ok("POST an event")?;
         load.published[*session].store(n + 1, Ordering::Relaxed);
         let now = load.now_us();
         if load.measured(now) {

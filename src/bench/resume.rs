@@ -1,6 +1,7 @@
 //! Shapes about history: replay, idle clients, a storm of clients that resume.
 
 use std::{
+    ops::Range,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -21,46 +22,18 @@ const PIECE: u64 = 200;
 /// How long a history may pause while it is read.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// Writes a history and gives the id of its middle entry, where the server tells ids.
-async fn write_history(target: &Target, path: &str, plan: &Plan) -> Result<Option<String>, BenchError> {
-    let mut connection = Connection::open(target).await?;
+/// Writes a history.
+async fn write_history(target: &Target, path: &str, plan: &Plan) -> Result<(), BenchError> {
     let events = plan.events as u64;
-    let piece = |range: std::ops::Range<u64>, between: u8, out: &mut Vec<u8>| {
-        for n in range.clone() {
-            if n > range.start {
-                out.push(between);
-            }
-            write_event(out, n, 0, plan.text);
-        }
-    };
-    let pieces = |range: std::ops::Range<u64>, size| {
-        let end = range.end;
-        range.step_by(size as usize).map(move |start| start..end.min(start + size))
-    };
+    let mut connection = Connection::open(target).await?;
     let mut body = Vec::new();
     match target.dialect {
-        Dialect::Moorline => {
-            let mut middle = None;
-            for half in [0..events / 2, events / 2..events] {
-                connection.begin("POST", path, "application/x-ndjson").await?;
-                for range in pieces(half, PIECE) {
-                    body.clear();
-                    piece(range, b'\n', &mut body);
-                    body.push(b'\n');
-                    connection.send(&body).await?;
-                }
-                let answer = connection.finish().await?.ok("POST a history")?;
-                let answer: serde_json::Value =
-                    serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
-                middle = middle.or_else(|| answer["last"].as_str().map(str::to_owned));
-            }
-            return Ok(middle);
-        }
+        Dialect::Moorline => drop(write_lines(target, path, plan, 0..events).await?),
         Dialect::DurableStreams => {
-            for range in pieces(0..events, PIECE) {
+            for range in pieces(0..events) {
                 body.clear();
                 body.push(b'[');
-                piece(range, b',', &mut body);
+                write_events(&mut body, range, b',', plan.text);
                 body.push(b']');
                 connection.request("POST", path, "application/json", &body).await?.ok("POST a history")?;
             }
@@ -73,7 +46,40 @@ async fn write_history(target: &Target, path: &str, plan: &Plan) -> Result<Optio
             }
         }
     }
-    Ok(None)
+    Ok(())
+}
+
+/// Writes a part of a history as NDJSON, and gives the id of its last entry.
+async fn write_lines(target: &Target, path: &str, plan: &Plan, events: Range<u64>) -> Result<String, BenchError> {
+    let mut connection = Connection::open(target).await?;
+    connection.begin("POST", path, "application/x-ndjson").await?;
+    let mut body = Vec::new();
+    for range in pieces(events) {
+        body.clear();
+        write_events(&mut body, range, b'\n', plan.text);
+        body.push(b'\n');
+        connection.send(&body).await?;
+    }
+    let answer = connection.finish().await?.ok("POST a history")?;
+    let answer: serde_json::Value =
+        serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
+    let last = answer["last"].as_str().map(str::to_owned);
+    last.ok_or_else(|| BenchError::Missing("the answer tells no last id".into()))
+}
+
+fn pieces(events: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let end = events.end;
+    events.step_by(PIECE as usize).map(move |start| start..end.min(start + PIECE))
+}
+
+fn write_events(out: &mut Vec<u8>, events: Range<u64>, between: u8, text: usize) {
+    let first = events.start;
+    for n in events {
+        if n > first {
+            out.push(between);
+        }
+        write_event(out, n, 0, text);
+    }
 }
 
 /// What one client has read of a session, event by event.
@@ -179,29 +185,62 @@ pub async fn idle(target: &Target, plan: &Plan, names: &Names) -> Result<Report,
     Ok(Report { caught_up: Some(meter.latency()), bytes_per_client: bytes, ..Report::new(title, &faults) })
 }
 
-/// All clients come at once with the cursor of the middle, as after the death of a replica.
-pub async fn storm(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
+/// A replica that is killed for its clients to resume elsewhere.
+#[derive(Debug, Clone)]
+pub struct Neighbour {
+    /// Where it is.
+    pub target: Target,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// All clients come at once with the cursor of the middle, as after the death of a replica; if there is one to be killed,
+/// they are its clients before, and come as they notice that it is dead.
+pub async fn storm(
+    target: &Target,
+    plan: &Plan,
+    names: &Names,
+    neighbour: Option<&Neighbour>,
+) -> Result<Report, BenchError> {
     if target.dialect != Dialect::Moorline {
         return Err(BenchError::Unsupported("a resume storm"));
     }
+    let writes = neighbour.map_or(target, |neighbour| &neighbour.target);
+    let (middle, events) = (plan.events as u64 / 2, plan.events as u64);
     let mut middles = Vec::new();
     for session in 0..plan.sessions {
-        let middle = write_history(target, &names.publish(session), plan).await?;
-        middles.push(middle.ok_or_else(|| BenchError::Missing("the history has no middle".into()))?);
+        middles.push(write_lines(writes, &names.publish(session), plan, 0..middle).await?);
     }
     let (faults, meter) = (Arc::new(Faults::default()), Arc::new(Meter::new()));
+    let mut before = Vec::new();
+    for n in 0..if neighbour.is_some() { plan.sessions * plan.clients } else { 0 } {
+        let mut frames = Connection::open(writes).await?.follow(&names.follow(n % plan.sessions), None).await?;
+        catch_up(&mut frames, &mut Reading { next: 0, text: plan.text, faults: &faults }, middle).await?;
+        before.push(frames);
+    }
+    for session in 0..plan.sessions {
+        write_lines(writes, &names.publish(session), plan, middle..events).await?;
+    }
     let begun = Instant::now();
+    if let Some(neighbour) = neighbour {
+        kill(neighbour.pid).await?;
+    }
+    let mut before = before.into_iter();
     let clients: Vec<_> = (0..plan.sessions * plan.clients)
         .map(|n| {
             let session = n % plan.sessions;
-            let (target, path, middle) = (target.clone(), names.follow(session), middles[session].clone());
-            let (faults, meter, text, events) = (faults.clone(), meter.clone(), plan.text, plan.events as u64);
+            let (target, path, last) = (target.clone(), names.follow(session), middles[session].clone());
+            let (faults, meter, text, before) = (faults.clone(), meter.clone(), plan.text, before.next());
             tokio::spawn(async move {
-                let mut frames = Connection::open(&target).await?.follow(&path, Some(&middle)).await?;
-                let mut reading = Reading { next: events / 2, text, faults: &faults };
+                if let Some(mut before) = before {
+                    // What came before the end it has not looked at, like a phone in a pocket.
+                    while before.read(|_| ()).await.unwrap_or(false) {}
+                }
+                let mut frames = Connection::open(&target).await?.follow(&path, Some(&last)).await?;
+                let mut reading = Reading { next: middle, text, faults: &faults };
                 catch_up(&mut frames, &mut reading, events).await?;
                 faults.lost.fetch_add(events.saturating_sub(reading.next), Ordering::Relaxed);
-                let count = reading.next - events / 2;
+                let count = reading.next - middle;
                 meter.record(n, begun.elapsed().as_micros() as u64);
                 // Stays until all are served.
                 Ok::<_, BenchError>((count, frames))
@@ -216,11 +255,19 @@ pub async fn storm(target: &Target, plan: &Plan, names: &Names) -> Result<Report
     }
     let time = begun.elapsed().max(Duration::from_micros(1));
     let title = format!(
-        "resume-storm: {} sessions × {} clients at once, {} events to catch up with",
+        "resume-storm: {} sessions × {} clients {}, {} events to catch up with",
         plan.sessions,
         plan.clients,
-        plan.events - plan.events / 2
+        if neighbour.is_some() { "of a replica that was killed" } else { "at once" },
+        events - middle
     );
     let report = Report::new(title, &faults).over(time, 0, read);
     Ok(Report { caught_up: Some(meter.latency()), ..report })
+}
+
+/// With SIGKILL: it has no time to say anything.
+async fn kill(pid: u32) -> Result<(), BenchError> {
+    let killed = tokio::process::Command::new("kill").args(["-9", &pid.to_string()]).status().await?;
+    let missing = || BenchError::Missing(format!("process {pid} could not be killed"));
+    killed.success().then_some(()).ok_or_else(missing)
 }

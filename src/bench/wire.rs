@@ -96,7 +96,31 @@ impl Connection {
         content_type: &str,
         body: &[u8],
     ) -> Result<Answer, BenchError> {
-        let more = format!("content-type: {content_type}\r\ncontent-length: {}\r\n\r\n", body.len());
+        self.send_request(method, path, content_type, "", body).await
+    }
+
+    /// POSTs an event with its number, as an idempotent producer does.
+    pub async fn numbered(
+        &mut self,
+        path: &str,
+        content_type: &str,
+        seq: u64,
+        body: &[u8],
+    ) -> Result<Answer, BenchError> {
+        let producer = format!("producer-id: bench\r\nproducer-epoch: 0\r\nproducer-seq: {seq}\r\n");
+        self.send_request("POST", path, content_type, &producer, body).await
+    }
+
+    async fn send_request(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        producer: &str,
+        body: &[u8],
+    ) -> Result<Answer, BenchError> {
+        let length = body.len();
+        let more = format!("content-type: {content_type}\r\n{producer}content-length: {length}\r\n\r\n");
         self.out.clear();
         self.out.extend_from_slice(self.target.head(method, path, &more).as_bytes());
         self.out.extend_from_slice(body);

@@ -5,7 +5,7 @@ use std::{io::IsTerminal, time::Duration};
 use clap::{Args, ValueEnum};
 
 use super::{Ending, Failure, Gateway, output};
-use crate::bench::{self, Dialect, Plan, Shape, Target};
+use crate::bench::{self, Dialect, Neighbour, Plan, Shape, Target};
 
 /// Load a gateway, check everything that comes back, and measure
 ///
@@ -27,6 +27,9 @@ pub struct BenchArgs {
     /// Of a hundred clients, how many open their stream and then read nothing of it (tokens, broadcast)
     #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..100))]
     stalled: u8,
+    /// Number the events as an idempotent producer does, so that each could be sent again (tokens, broadcast)
+    #[arg(long)]
+    numbered: bool,
     /// Connections that publish
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     publishers: usize,
@@ -42,6 +45,12 @@ pub struct BenchArgs {
     /// Events of a history (replay, resume-storm)
     #[arg(long, value_name = "N")]
     events: Option<usize>,
+    /// Let the clients be live at this replica first, which is then killed (resume-storm); needs --kill
+    #[arg(long, value_name = "URL", requires = "kill")]
+    neighbour: Option<String>,
+    /// The process id of that replica
+    #[arg(long, value_name = "PID", requires = "neighbour")]
+    kill: Option<u32>,
     /// Bytes of text in an event
     #[arg(long, value_name = "N", default_value_t = 20)]
     text: usize,
@@ -96,11 +105,27 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
         ShapeArg::Idle => (Shape::Idle, 100, 10, 0),
         ShapeArg::ResumeStorm => (Shape::ResumeStorm, 10, 100, 100),
     };
+    if args.neighbour.is_some() && shape != Shape::ResumeStorm {
+        return Err(Failure::Other("only a resume-storm takes --neighbour and --kill".into()));
+    }
+    let failed = |error: bench::BenchError| Failure::Other(error.to_string());
+    let dialect = match args.dialect {
+        DialectArg::Moorline => Dialect::Moorline,
+        DialectArg::Nchan => Dialect::Nchan,
+        DialectArg::DurableStreams => Dialect::DurableStreams,
+    };
+    let resolve = |url| Target::resolve(url, args.gateway.token.clone(), dialect);
+    let target = resolve(&args.gateway.url).await.map_err(failed)?;
+    let neighbour = match (&args.neighbour, args.kill) {
+        (Some(url), Some(pid)) => Some(Neighbour { target: resolve(url).await.map_err(failed)?, pid }),
+        _ => None,
+    };
     let plan = Plan {
         shape,
         sessions: args.sessions.unwrap_or(sessions).max(1),
         clients: args.clients.unwrap_or(clients).max(1),
         stalled: args.stalled.into(),
+        numbered: args.numbered,
         publishers: args.publishers,
         rate: args.rate.filter(|rate| *rate > 0.0),
         duration: Duration::from_secs_f64(args.seconds.clamp(0.1, 86_400.0)),
@@ -108,16 +133,11 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
         events: args.events.unwrap_or(events).max(2),
         text: args.text,
         pids: args.pid,
+        neighbour,
         progress: std::io::stderr().is_terminal(),
     };
-    let failed = |error: bench::BenchError| Failure::Other(error.to_string());
-    let dialect = match args.dialect {
-        DialectArg::Moorline => Dialect::Moorline,
-        DialectArg::Nchan => Dialect::Nchan,
-        DialectArg::DurableStreams => Dialect::DurableStreams,
-    };
-    let target = Target::resolve(&args.gateway.url, args.gateway.token.clone(), dialect).await.map_err(failed)?;
-    if !target.is_loopback() && !args.remote {
+    let away = |target: &Target| !target.is_loopback();
+    if (away(&target) || plan.neighbour.iter().any(|neighbour| away(&neighbour.target))) && !args.remote {
         let detail = "the gateway is not on this machine; --remote loads it all the same";
         return Err(Failure::Other(detail.into()));
     }

@@ -6,6 +6,7 @@ use super::{Ending, Failure, Gateway, json_or_text, output, parse_name};
 use crate::{
     client::{Command, random_name},
     id::Name,
+    trace::Traceparent,
 };
 
 /// Send a command to a session's agents
@@ -41,6 +42,9 @@ pub(super) struct CommandArgs {
     /// For stop: the run's children too
     #[arg(long)]
     tree: bool,
+    /// The trace that the agents' work is to continue, as W3C Trace Context writes it [env: TRACEPARENT=]
+    #[arg(long, value_name = "TEXT")]
+    traceparent: Option<Traceparent>,
     #[command(flatten)]
     gateway: Gateway,
 }
@@ -56,6 +60,8 @@ pub(super) async fn run(args: CommandArgs) -> Result<Ending, Failure> {
         ttl_ms: args.ttl_ms,
         grace_ms: args.grace_ms,
         tree: args.tree,
+        // What is around us may set the variable to anything; only what was typed here is worth an error.
+        traceparent: args.traceparent.or_else(|| std::env::var("TRACEPARENT").ok()?.parse().ok()),
     };
     let issued = args.gateway.client()?.command(&args.session, &command).await?;
     output::line(&issued.command.to_string())?;

@@ -23,6 +23,9 @@ pub struct ServeArgs {
     #[arg(long, env = "MOORLINE_LISTEN", value_name = "ADDR:PORT",
           default_value_t = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))]
     listen: SocketAddr,
+    /// Serve /metrics here and nowhere else, apart from what the world reaches
+    #[arg(long, env = "MOORLINE_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    metrics_listen: Option<SocketAddr>,
     /// Listen beyond loopback although nobody has to show a token: anyone who reaches the port can read and write
     #[arg(long, env = "MOORLINE_INSECURE_NO_AUTH")]
     insecure_no_auth: bool,
@@ -49,6 +52,9 @@ pub struct ServeArgs {
           help_heading = AUTH)]
     auth_leeway: Duration,
 
+    /// Serve a page at /console, to watch and steer sessions in a browser. It needs nothing but the token of its user
+    #[arg(long, env = "MOORLINE_CONSOLE", help_heading = BROWSERS)]
+    console: bool,
     /// Pages of this origin may use the gateway, as https://app.example.com; * for all. May be given several times
     #[arg(long, env = "MOORLINE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', help_heading = BROWSERS)]
     cors_origin: Vec<String>,
@@ -231,6 +237,7 @@ impl ServeArgs {
         let retention = if self.retention.is_zero() { for_ever } else { self.retention };
         Config {
             listen: self.listen,
+            metrics_listen: self.metrics_listen,
             redis_url: self.redis_url.clone().filter(|url| !url.is_empty()),
             redis_tls: Tls { ca: self.redis_ca.clone(), client: self.redis_cert.clone().zip(self.redis_key.clone()) },
             redis_prefix: self.redis_prefix.clone(),
@@ -241,6 +248,7 @@ impl ServeArgs {
             retention: Retention { ttl: retention, cap: self.max_entries },
             auth: self.auth(),
             cors: self.cors(),
+            console: self.console,
             quotas: Quotas {
                 events_per_second: self.max_events_per_second,
                 new_sessions_per_minute: self.max_new_sessions_per_minute,
@@ -316,7 +324,13 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         ),
         None => tracing::info!("nobody has to show a token: whoever reaches the gateway may do everything"),
     }
+    if let Some(addr) = server.metrics {
+        tracing::info!("metrics are at http://{addr}/metrics, and nowhere else");
+    }
     tracing::info!("moorline {} listens on http://{}", env!("CARGO_PKG_VERSION"), server.addr);
+    if config.console {
+        tracing::info!("the console is at http://{}/console", server.addr);
+    }
     let drain = match told_to_stop().await {
         Told::Terminate => config.drain,
         // By a person at a terminal, who has no load balancer.

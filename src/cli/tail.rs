@@ -1,5 +1,6 @@
 //! `moorline tail`: a session's history and what comes, on a terminal or as JSON lines.
 
+mod handout;
 mod printer;
 
 use std::{pin::pin, time::Duration};

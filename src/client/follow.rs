@@ -16,7 +16,7 @@ use reqwest::{
     header::{ACCEPT, CONTENT_TYPE, HeaderValue},
 };
 use serde::Deserialize;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Client, Error, backoff::Backoff};
 use crate::{
@@ -28,6 +28,9 @@ use crate::{
 /// Gateways send a heartbeat every 15 s unless they are told otherwise. Three missed ones mean that nobody is there any
 /// more, although TCP has not noticed.
 const SILENCE: Duration = Duration::from_secs(45);
+
+/// How long a follower whose token has expired waits for another one, where there may be one: whoever renews it is late.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The largest entry that is read. Gateways refuse events far below this.
 const ENTRY_MAX: usize = 64 << 20;
@@ -128,6 +131,7 @@ impl Follow {
             options,
             backoff: Backoff::default(),
             connected_before: false,
+            expired_since: None,
             state: State::Waiting(Duration::ZERO),
         };
         Follow(Box::pin(stream::unfold(follower, |mut follower| async {
@@ -157,6 +161,8 @@ struct Follower {
     options: FollowOptions,
     backoff: Backoff,
     connected_before: bool,
+    /// Since when the token has been refused as expired.
+    expired_since: Option<Instant>,
     state: State,
 }
 
@@ -203,7 +209,7 @@ impl Follower {
                     }
                     return Some(Ok(update));
                 }
-                Err(error) if error.is_transient() => {
+                Err(error) if self.may_pass(&error) => {
                     let delay = self.backoff.next(error.retry_after());
                     self.state = State::Waiting(delay);
                     let connected_before = self.connected_before;
@@ -217,8 +223,18 @@ impl Follower {
         }
     }
 
+    fn may_pass(&mut self, error: &Error) -> bool {
+        let expired = error.code() == Some("token_expired");
+        let since = expired.then(|| *self.expired_since.get_or_insert_with(Instant::now));
+        self.client.may_pass(error) && since.is_none_or(|since| since.elapsed() < TOKEN_PATIENCE)
+    }
+
     /// Opens the stream behind the cursor.
     async fn connect(&mut self) -> Result<Option<Update>, Error> {
+        if let Some(token) = self.client.token.as_ref().filter(|token| token.renews()) {
+            // A stream lives as long as its token: it begins with the newest.
+            token.renew().await?;
+        }
         let mut query = Vec::new();
         let mut list = |key: &'static str, values: Vec<&str>| {
             if !values.is_empty() {
@@ -249,7 +265,7 @@ impl Follower {
         if !kind.starts_with("text/event-stream") {
             return Err(Error::Protocol(format!("an event stream was expected, {kind:?} came")));
         }
-        self.connected_before = true;
+        (self.connected_before, self.expired_since) = (true, None);
         self.state = State::Reading(Box::new(Body { response, decoder: Decoder::new(ENTRY_MAX) }));
         Ok(None)
     }

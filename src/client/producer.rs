@@ -95,7 +95,7 @@ impl Producer {
             let wait = backoff.next(error.retry_after());
             let since = *failing_since.get_or_insert_with(Instant::now);
             self.reached |= !matches!(error, Error::Unreachable { .. });
-            if !self.reached || !error.is_transient() || since.elapsed() + wait > self.patience {
+            if !self.reached || !self.client.may_pass(&error) || since.elapsed() + wait > self.patience {
                 return Err(error);
             }
             (self.on_retry)(&error, wait);

@@ -13,11 +13,13 @@ use super::{
     Gateway, Problem,
     auth::Caller,
     extract::{self, Names, Params},
+    observe,
 };
 use crate::{
     event::{compacted, usable_type},
     id::Name,
     rules::{Action, CommandRequest, Decision, OutcomeRequest, Verdict},
+    trace::Traceparent,
 };
 
 /// Texts that people write, in bytes.
@@ -52,9 +54,10 @@ pub async fn issue(
     State(gateway): State<Gateway>,
     Names([session]): Names<1>,
     Params(NoParams { .. }): Params<NoParams>,
+    headers: HeaderMap,
     extract::Json(body): extract::Json<CommandBody>,
 ) -> Result<Response, Problem> {
-    let request = body.into_request(gateway.limits.event_bytes)?;
+    let request = body.into_request(gateway.limits.event_bytes, observe::traceparent(&headers))?;
     let id = request.id.clone();
     let done = gateway.writers.act(&session, Action::Command(request)).await?;
     let answer = json!({"command": id, "entry": done.ids.first()});
@@ -62,7 +65,7 @@ pub async fn issue(
 }
 
 impl CommandBody {
-    fn into_request(self, event_bytes: usize) -> Result<CommandRequest, Problem> {
+    fn into_request(self, event_bytes: usize, traceparent: Option<Traceparent>) -> Result<CommandRequest, Problem> {
         if !usable_type(&self.kind) {
             let detail =
                 "a command's type takes 1 to 128 printable ASCII characters, without space, comma, quote or backslash";
@@ -99,6 +102,7 @@ impl CommandBody {
             grace_ms: self.grace_ms,
             tree: self.tree,
             decision,
+            traceparent,
         })
     }
 }

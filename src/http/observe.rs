@@ -26,7 +26,7 @@ use tower_service::Service;
 use tracing::Span;
 
 use super::{Gateway, Problem};
-use crate::metrics::METRICS;
+use crate::{metrics::METRICS, trace::Traceparent};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A request's id longer than this is not taken over: it is repeated in every line about the request.
@@ -60,12 +60,12 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let id = RequestId::of(request.headers());
-        let trace = Trace::of(request.headers());
+        let trace = traceparent(request.headers());
         let (method, path) = (request.method().clone(), request.uri().path());
         let span = tracing::debug_span!(
             "request",
             request_id = %id,
-            trace_id = trace.map(tracing::field::display),
+            trace_id = trace.map(|place| tracing::field::display(TraceId(place.trace))),
             %method,
             path,
         );
@@ -80,7 +80,7 @@ where
 struct About {
     gateway: Gateway,
     id: RequestId,
-    trace: Option<Trace>,
+    trace: Option<Traceparent>,
     method: Method,
     uri: axum::http::Uri,
     since: Instant,
@@ -136,7 +136,7 @@ impl About {
             // Not 503: while Redis is away every request gets one. That it is away is logged once, by the store.
             500 => tracing::error!(
                 request_id = %self.id,
-                trace_id = self.trace.map(tracing::field::display),
+                trace_id = self.trace.map(|place| tracing::field::display(TraceId(place.trace))),
                 method = %self.method,
                 path = self.uri.path(),
                 status,
@@ -178,41 +178,17 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The caller's place in a trace: `traceparent` of [W3C Trace Context](https://www.w3.org/TR/trace-context/).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trace {
-    /// Shared by all that belongs to one cause.
-    pub trace: u128,
-    /// The caller's own step in it.
-    pub parent: u64,
-    /// The caller records this trace.
-    pub sampled: bool,
-}
-
-impl Trace {
-    /// `None`: there is none, or none that can be understood; then the request begins its own.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let text = headers.get("traceparent")?.to_str().ok()?;
-        let mut parts = text.split('-');
-        let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let hex = |text: &str, length| {
-            text.len() == length && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        };
-        // Later versions may have more parts; they begin like this one.
-        let known = hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
-        if !(known && hex(trace, 32) && hex(parent, 16) && hex(flags, 2)) {
-            return None;
-        }
-        let trace = u128::from_str_radix(trace, 16).ok().filter(|trace| *trace != 0)?;
-        let parent = u64::from_str_radix(parent, 16).ok().filter(|parent| *parent != 0)?;
-        Some(Trace { trace, parent, sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1 })
-    }
+/// The caller's place in a trace. `None`: it names none, or none that can be understood; then the request begins its own.
+pub fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
+    headers.get("traceparent")?.to_str().ok()?.parse().ok()
 }
 
 /// The trace alone, as logs name it.
-impl fmt::Display for Trace {
+struct TraceId(u128);
+
+impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.trace)
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -229,26 +205,6 @@ mod tests {
         let answer = async { panic!("a defect, on purpose") as Result<Answer, std::convert::Infallible> };
         let answer = Observing { answer, span: Span::none(), about: None }.await.unwrap();
         assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    }
-
-    #[test]
-    fn a_trace_is_taken_over_only_if_it_is_one() {
-        let trace = |text| Trace::of(&headers("traceparent", text));
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(trace(good).unwrap().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert!(trace(good).unwrap().sampled);
-        assert!(trace("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-what-comes").is_some());
-        for bad in [
-            "",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(trace(bad), None, "{bad}");
-        }
     }
 
     #[test]

@@ -167,8 +167,8 @@ impl From<StoreError> for Problem {
                     tracing::warn!(%error, "requests get 503; look at the replicas of Redis");
                 }
                 let detail = format!(
-                    "{error}: it may be lost with a failover, or stay; send it again with the same producer headers or \
-                     command id, and it is stored once"
+                    "{error}: it may be lost with a failover, or stay; send it again (events with the same producer \
+                     headers, a command with the same id), and it is done once"
                 );
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_replicated", detail)
                     .with("confirmed", confirmed)

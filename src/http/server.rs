@@ -24,7 +24,7 @@ use tokio::{
 use tower_service::Service as _;
 
 use super::{
-    Gateway,
+    Gateway, Serves,
     auth::hide_token,
     drain::drained,
     ending::watch_store,
@@ -49,23 +49,36 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Server {
     /// Where it listens.
     pub addr: SocketAddr,
+    /// Where it serves its metrics, if not there.
+    pub metrics: Option<SocketAddr>,
     gateway: Gateway,
     stop: watch::Sender<bool>,
-    accepting: JoinHandle<Ended>,
+    /// One for each address.
+    accepting: Vec<JoinHandle<Ended>>,
 }
 
 /// Every connection holds the other end: there is nothing more to receive when the last one has ended.
 type Ended = mpsc::Receiver<std::convert::Infallible>;
 
 impl Server {
-    /// Begins to accept connections.
-    pub fn start(listener: TcpListener, gateway: Gateway, config: &Config) -> io::Result<Self> {
+    /// Begins to accept connections: for everything, or for everything else than `metrics`.
+    pub fn start(
+        listener: TcpListener,
+        metrics: Option<TcpListener>,
+        gateway: Gateway,
+        config: &Config,
+    ) -> io::Result<Self> {
         let addr = listener.local_addr()?;
+        let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
         let (patience, spread) = (config.redis_patience, config.drain.spread);
         tokio::spawn(watch_store(Arc::downgrade(&gateway), patience, spread));
         let (stop, stopped) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, gateway.clone(), stopped));
-        Ok(Server { addr, gateway, stop, accepting })
+        let public = if metrics.is_some() { Serves::AllButMetrics } else { Serves::All };
+        let listeners = metrics.map(|metrics| (metrics, Serves::Metrics)).into_iter().chain([(listener, public)]);
+        let accepting = listeners
+            .map(|(listener, serves)| tokio::spawn(accept(listener, serves, gateway.clone(), stopped.clone())))
+            .collect();
+        Ok(Server { addr, metrics: metrics_addr, gateway, stop, accepting })
     }
 
     /// Goes down in the steps of `ending.rs`: streams are cut for their clients to go on elsewhere, then no more
@@ -73,18 +86,23 @@ impl Server {
     pub async fn shutdown(self, drain: Drain) {
         self.gateway.ending.go(drain).await;
         self.stop.send_replace(true);
-        if let Ok(mut ended) = self.accepting.await
-            && tokio::time::timeout(drain.finish, ended.recv()).await.is_err()
-        {
+        let ended = async {
+            for accepting in self.accepting {
+                if let Ok(mut ended) = accepting.await {
+                    ended.recv().await;
+                }
+            }
+        };
+        if tokio::time::timeout(drain.finish, ended).await.is_err() {
             tracing::warn!(finish_ms = drain.finish.as_millis() as u64, "ended with requests still under way");
         }
     }
 }
 
-async fn accept(listener: TcpListener, gateway: Gateway, mut stop: watch::Receiver<bool>) -> Ended {
+async fn accept(listener: TcpListener, serves: Serves, gateway: Gateway, mut stop: watch::Receiver<bool>) -> Ended {
     let limits = gateway.limits;
     let pace = Pace { heartbeat: limits.heartbeat, stall: limits.stall_timeout };
-    let routes = Observed::new(gateway.clone(), router(gateway));
+    let routes = Observed::new(gateway.clone(), router(gateway, serves));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)

@@ -9,6 +9,7 @@ use super::{Control, Effects, EndStatus, Refusal, Reply, Run, RunStatus, approva
 use crate::{
     id::{EntryId, Ms, Name},
     store::Part,
+    trace::Traceparent,
 };
 
 /// A day: a session rarely lives longer without a write.
@@ -119,6 +120,8 @@ pub struct CommandRequest {
     pub tree: bool,
     /// Of a decision: what it decides.
     pub decision: Option<approvals::Decision>,
+    /// The trace in which it is asked for. Goes on to whoever obeys.
+    pub traceparent: Option<Traceparent>,
 }
 
 /// To say what became of a command.
@@ -190,8 +193,9 @@ pub fn issue(
     let (agent, run) = (request.agent.as_ref(), request.run.as_ref());
     let approval = request.decision.as_ref().map(|decision| &decision.approval);
     let (kind, data) = (request.kind.as_str(), said.as_deref());
-    part.commands.push(entries::Command { kind, id, agent, run, approval, data }.payload());
-    let issued = Issued { command: id, kind, approval, data };
+    let traceparent = request.traceparent;
+    part.commands.push(entries::Command { kind, id, agent, run, approval, traceparent, data }.payload());
+    let issued = Issued { command: id, kind, approval, traceparent, data };
     entries::event(part, "command.issued", agent, run, &issued);
     effects.issued.push(id.clone());
     control.set_command(
@@ -243,6 +247,8 @@ struct Issued<'a> {
     kind: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval: Option<&'a Name>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Traceparent>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
 }
@@ -681,7 +687,15 @@ mod tests {
         let mut part = Part::default();
         let raw: Box<RawValue> = RawValue::from_string(data.into()).unwrap();
         let (id, data_) = (name("c"), Some(&*raw));
-        let command = entries::Command { kind: "steer", id: &id, agent: None, run: None, approval: None, data: data_ };
+        let command = entries::Command {
+            kind: "steer",
+            id: &id,
+            agent: None,
+            run: None,
+            approval: None,
+            traceparent: None,
+            data: data_,
+        };
         let payload = command.payload();
         assert!(std::str::from_utf8(&payload).unwrap().ends_with(&format!("\"data\":{data}}}")), "{payload:?}");
         entries::event(
@@ -689,7 +703,7 @@ mod tests {
             "x",
             None,
             None,
-            &Issued { command: &name("c"), kind: "steer", approval: None, data: Some(&raw) },
+            &Issued { command: &name("c"), kind: "steer", approval: None, traceparent: None, data: Some(&raw) },
         );
         assert!(std::str::from_utf8(&part.events[0]).unwrap().contains(data));
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{event::Payload, id::Name, store::Part};
+use crate::{event::Payload, id::Name, store::Part, trace::Traceparent};
 
 /// An event of the gateway's, about an agent and a run where there is one.
 pub fn event(part: &mut Part, kind: &str, agent: Option<&Name>, run: Option<&Name>, data: &impl Serialize) {
@@ -27,6 +27,8 @@ pub struct Command<'a> {
     pub run: Option<&'a Name>,
     /// Of a decision: what it decides.
     pub approval: Option<&'a Name>,
+    /// The trace in which it was asked for.
+    pub traceparent: Option<Traceparent>,
     /// What it says.
     pub data: Option<&'a RawValue>,
 }
@@ -39,6 +41,9 @@ impl Command<'_> {
         payload.name("agent", self.agent);
         payload.name("run", self.run);
         payload.name("approval", self.approval);
+        if let Some(traceparent) = &self.traceparent {
+            payload.value("traceparent", traceparent);
+        }
         payload.value("data", &self.data);
         payload.finish()
     }

@@ -101,6 +101,7 @@ impl Scene {
             grace_ms: None,
             tree: false,
             decision: None,
+            traceparent: None,
         };
         set(&mut request);
         self.act(Action::Command(request))

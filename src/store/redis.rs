@@ -28,7 +28,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_redis::{Manager, Pool, Runtime};
-use redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, Value};
 
 use link::Link;
 pub use script::Durability;
@@ -91,7 +91,7 @@ pub struct RedisStore {
     /// One for each commit connection.
     appenders: Vec<append::Appender>,
     commit: script::Script,
-    erase: redis::Script,
+    erase: script::Script,
     reads: redis::Script,
     commits: Vec<Link>,
     /// Sessions are spread over the commit connections by this hash; one session stays on one.
@@ -100,6 +100,9 @@ pub struct RedisStore {
     tails: tail::Tails,
     health_turn: AtomicUsize,
 }
+
+/// The answer of `delete.lua` that asks to be asked again.
+const NOT_NOW: Value = Value::Int(-1);
 
 /// The names of a session's keys.
 #[derive(Debug, Clone)]
@@ -166,7 +169,7 @@ impl RedisStore {
             keys,
             appenders,
             commit: commit::script(&config),
-            erase: redis::Script::new(include_str!("redis/delete.lua")),
+            erase: script::Script::new(include_str!("redis/delete.lua").to_owned(), config.durability, config.timeout),
             reads: redis::Script::new(include_str!("redis/read.lua")),
             commits,
             spread: Default::default(),
@@ -181,6 +184,14 @@ impl RedisStore {
     fn commit_connection(&self, session: &Name) -> usize {
         let hash = std::hash::BuildHasher::hash_one(&self.spread, session);
         hash as usize % self.commits.len()
+    }
+
+    /// Sees from the outcome of a write whether the server takes any.
+    fn heed<T>(&self, outcome: &Result<T, StoreError>) {
+        if matches!(outcome, Err(StoreError::Unavailable(why)) if why.contains("READONLY")) {
+            // All of them: the name leads elsewhere by now, and they must not lead to different servers.
+            self.commits.iter().for_each(Link::takes_no_writes);
+        }
     }
 
     /// Runs reading commands about a session as one transaction on a pooled connection.
@@ -234,10 +245,7 @@ impl Store for RedisStore {
             Err(error) => Err(error),
         };
         METRICS.asked(Asked::Commit, since, &outcome);
-        if matches!(&outcome, Err(StoreError::Unavailable(why)) if why.contains("READONLY")) {
-            // All of them: the name leads elsewhere by now, and they must not lead to different servers.
-            self.commits.iter().for_each(Link::takes_no_writes);
-        }
+        self.heed(&outcome);
         outcome
     }
 
@@ -328,16 +336,25 @@ impl Store for RedisStore {
     async fn delete(&self, session: &Name) -> Result<bool, StoreError> {
         // A write, so over a connection that is replaced where a server takes none.
         let mut connection = self.commits[self.commit_connection(session)].clone();
-        let mut erase = self.erase.prepare_invoke();
-        erase.key(self.keys.meta(session));
-        for lane in Lane::ALL {
-            erase.key(self.keys.lane(session, lane));
-        }
-        erase.arg(self.keys.channel(session));
+        let arguments = |cmd: &mut Cmd| {
+            cmd.arg(3).arg(self.keys.meta(session));
+            for lane in Lane::ALL {
+                cmd.arg(self.keys.lane(session, lane));
+            }
+            cmd.arg(self.keys.channel(session));
+        };
+        // Also where there was nothing to erase: an earlier attempt may have done it, and not be replicated yet.
+        let told = |reply: &Value| *reply != NOT_NOW;
         loop {
-            match erase.invoke_async::<i64>(&mut connection).await.map_err(store_error)? {
-                -1 => tokio::time::sleep(Duration::from_millis(1)).await,
-                erased => return Ok(erased == 1),
+            let erased = self.erase.run(&mut connection, arguments, told);
+            let reply = tokio::time::timeout(self.config.timeout, erased).await;
+            let reply = reply.map_err(|_| late(self.config.timeout)).and_then(|reply| reply.map_err(store_error));
+            self.heed(&reply);
+            match reply? {
+                script::Reply { value: NOT_NOW, .. } => tokio::time::sleep(Duration::from_millis(1)).await,
+                script::Reply { unconfirmed: Some(unconfirmed), .. } => return Err(unconfirmed),
+                script::Reply { value: Value::Int(erased), .. } => return Ok(erased == 1),
+                script::Reply { value, .. } => return Err(unreadable("a deletion's answer", &value)),
             }
         }
     }

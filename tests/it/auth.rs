@@ -5,6 +5,7 @@ mod agents;
 mod expiry;
 mod keys;
 mod program;
+mod renewal;
 
 use moorline::config::Auth;
 use serde_json::{Value, json};

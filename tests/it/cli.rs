@@ -3,12 +3,15 @@
 mod demo;
 pub mod program;
 
-use std::{net::TcpListener, time::Duration};
+use std::{
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::program::{Gateway, moorline};
-use crate::support::{redis::RedisServer, unique};
+use crate::support::{process::Replica, redis::RedisServer, unique};
 
 /// Longer than anything that is to happen at once takes on a busy machine, shorter than any wait of the program's own.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -136,14 +139,16 @@ fn a_command_reaches_the_commands_lane_and_is_one_however_often_it_is_sent() {
         let sent = gateway.run(&arguments, "");
         assert_eq!((sent.code, sent.stdout.as_str()), (0, "c1\n"), "{sent:?}");
     }
-    let stop = gateway.run(&["command", &session, "stop", "--run", "r1", "--grace-ms", "100", "--tree"], "");
+    let place = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let traced = ["command", &session, "stop", "--run", "r1", "--grace-ms", "100", "--tree", "--traceparent", place];
+    let stop = gateway.run(&traced, "");
     assert!(stop.stdout.starts_with("c-"), "{stop:?}");
     gateway.run(&["sessions", "close", &session], "");
     let tail = gateway.run(&["tail", &session, "--commands", "--json"], "");
     let entries: Vec<Value> = tail.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(entries.len(), 2, "{tail:?}");
     assert_eq!((&entries[0]["type"], &entries[0]["data"]), (&Value::from("steer"), &Value::from("to the left")));
-    assert_eq!(entries[1]["data"]["grace_ms"], 100);
+    assert_eq!((&entries[1]["data"]["grace_ms"], &entries[1]["traceparent"]), (&Value::from(100), &Value::from(place)));
     let refused = gateway.run(&["command", &unique("s"), "steer", "--tree"], "");
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("grace_ms and tree are for"), "{refused:?}");
@@ -242,6 +247,7 @@ fn every_load_comes_back_as_it_was_sent() {
     for load in [
         "tokens --sessions 5 --clients 2 --publishers 3",
         "tokens --sessions 5 --rate 200",
+        "tokens --sessions 5 --numbered",
         "broadcast --clients 20 --rate 50",
         "ingest --sessions 3",
         "replay --events 3000",
@@ -259,4 +265,21 @@ fn every_load_comes_back_as_it_was_sent() {
             assert_eq!(report[fault], 0, "{load}: {report}");
         }
     }
+}
+
+#[test]
+fn a_storm_of_a_killed_replica_s_clients_is_served_by_its_neighbour() {
+    let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("storm")));
+    let [survivor, doomed] = [(); 2].map(|()| Replica::start(&redis.url(), &prefix));
+    let kill = doomed.pid().to_string();
+    let storm = ["bench", "resume-storm", "--json", "--sessions", "3", "--clients", "20", "--url", survivor.url()];
+    let bench = moorline(&[&storm[..], &["--neighbour", doomed.url(), "--kill", &kill]].concat(), "");
+    assert_eq!(bench.code, 0, "{bench:?}");
+    let report: Value = serde_json::from_str(&bench.stdout).expect("a report");
+    assert_eq!((&report["deliveries"], &report["lost"]), (&json!(3 * 20 * 50), &json!(0)), "{report}");
+    assert!(TcpStream::connect(doomed.addr()).is_err(), "it is not killed");
+    // Where nothing is to be killed, nothing is.
+    let tokens =
+        moorline(&["bench", "tokens", "--url", survivor.url(), "--neighbour", survivor.url(), "--kill", "1"], "");
+    assert!(tokens.code != 0 && tokens.stderr.contains("only a resume-storm"), "{tokens:?}");
 }

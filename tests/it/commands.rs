@@ -9,6 +9,7 @@ use crate::{
 
 on_both_stores!(
     a_command_is_on_its_lane_and_mirrored_for_every_surface,
+    a_command_carries_the_trace_it_was_asked_for_in,
     a_command_may_come_before_anything_else,
     the_gateway_names_a_command_that_has_no_name,
     the_same_id_gets_the_same_answer,
@@ -84,6 +85,35 @@ async fn a_command_is_on_its_lane_and_mirrored_for_every_surface(backend: Backen
     let pending = &view["pending_commands"][0];
     assert_eq!((&pending["command"], &pending["entry"]), (&json!("c1"), &json!(entry.id)));
     assert_eq!(view["lanes"]["commands"], json!({"first": entry.id, "last": entry.id, "count": 1}));
+}
+
+async fn a_command_carries_the_trace_it_was_asked_for_in(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    let place = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let ask = async |id: &str, traceparent: &str| {
+        let request = session.http.post(session.url("/commands")).header("traceparent", traceparent);
+        answer(request.json(&json!({"type": "steer", "id": id, "data": 1}))).await.is(202)
+    };
+    ask("c1", place).await;
+    // Asked again in another trace it is still the same command.
+    ask("c1", &place.replace("4bf9", "0000")).await;
+    ask("c2", "00-not-a-trace").await;
+    // In the form that everybody reads, whatever version it came in.
+    ask("c3", "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more").await;
+    let lane = session.lane("commands").await;
+    let entry = |id: &str, command: &str| json!({"id": id, "type": "steer", "command": command, "traceparent": place, "data": 1});
+    assert_eq!(lane[0], entry(lane[0]["id"].as_str().expect("an id"), "c1"));
+    assert_eq!(lane[1].get("traceparent"), None);
+    assert_eq!(lane[2], entry(lane[2]["id"].as_str().expect("an id"), "c3"));
+    assert_eq!(session.get("/commands?pending=true").await.is(200)["events"][0]["traceparent"], place);
+    // Whoever watches sees it, too; what events say is not made longer by it.
+    let request = session.http.post(session.url("/events")).header("traceparent", place);
+    answer(request.json(&json!({"data": 1}))).await.is(201);
+    let events = session.lane("events").await;
+    assert_eq!(events[0]["data"], json!({"command": "c1", "type": "steer", "traceparent": place, "data": 1}));
+    assert_eq!(events[1]["data"].get("traceparent"), None);
+    assert!(!events[3].to_string().contains("trace"), "{}", events[3]);
 }
 
 async fn a_command_may_come_before_anything_else(backend: Backend) {

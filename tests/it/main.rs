@@ -4,6 +4,7 @@ mod audit;
 mod auth;
 mod bad_input;
 mod borders;
+mod browser;
 mod chaos;
 mod cli;
 mod commands;

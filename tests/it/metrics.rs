@@ -141,6 +141,30 @@ async fn what_happens_is_counted() {
         .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_with_an_address_of_their_own_are_nowhere_else() {
+    let replica = Replica::start_with(&["--metrics-listen", "127.0.0.1:0"]);
+    let log = replica.log();
+    let metrics = log.lines().find_map(|line| line.split_once("metrics are at ")?.1.split(',').next());
+    let metrics = metrics.expect("the address of the metrics");
+    let get = async |url: String| {
+        let answer = http().get(url).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("a text"))
+    };
+    let (status, text) = get(metrics.to_owned()).await;
+    assert_eq!((status, Metrics::read(&text).get("moorline_draining")), (200, 0.0));
+    let (status, text) = get(format!("{}/metrics", replica.url())).await;
+    assert!(status == 404 && text.contains("unknown_path"), "{status}: {text}");
+    // And nothing else is there.
+    let there = metrics.strip_suffix("/metrics").expect("a path");
+    for path in ["/livez", "/readyz", "/v1/sessions/s", "/v1/sessions/s/events"] {
+        assert_eq!(get(format!("{there}{path}")).await.0, 404, "{path}");
+    }
+    assert_eq!(get(format!("{}/readyz", replica.url())).await.0, 200);
+    replica.signal("-INT");
+    assert_eq!(replica.ended().await, Some(0));
+}
+
 /// The metrics that a text names.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));

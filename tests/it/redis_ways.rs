@@ -13,7 +13,13 @@ use tempfile::TempDir;
 
 use crate::{
     store_contract::Backend,
-    support::{eventually, gateway::Gateway, process::Replica, redis::RedisServer, unique},
+    support::{
+        eventually,
+        gateway::{Gateway, answer},
+        process::Replica,
+        redis::RedisServer,
+        unique,
+    },
 };
 
 async fn gateway(url: String, configure: impl FnOnce(&mut Config)) -> Gateway {
@@ -215,6 +221,54 @@ async fn a_write_that_must_be_replicated_is_answered_only_once_it_is() {
     assert_eq!(data, [1, 2, 3, 4]);
     let key = master.cli(&["KEYS", &format!("*{{{}}}:events", session.name)]);
     assert_eq!(replica.cli(&["XLEN", &key]), master.cli(&["XLEN", &key]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_write_waits_for_its_replicas() {
+    let (master, replica) = pair().await;
+    let gateway = gateway(master.url(), |config| {
+        config.durability = Durability::Replicated(1);
+        config.redis_timeout = Duration::from_secs(4);
+    })
+    .await;
+    let session = gateway.session();
+    for run in ["ends", "beats"] {
+        session.post("/runs", json!({"run": run})).await.is(201);
+    }
+    session.post("/commands", json!({"type": "steer", "id": "answered"})).await.is(202);
+    let erase = async || answer(session.http.delete(session.url(""))).await;
+
+    replica.freeze();
+    let put = session.http.put(session.url("/runs/body")).header("content-type", "application/x-ndjson");
+    answer(put.body(r#"{"data":1}"#)).await.problem(503, "not_replicated");
+    for (path, body) in [
+        ("/commands", json!({"type": "steer", "id": "c"})),
+        // Known by now, and no better replicated for that.
+        ("/commands", json!({"type": "steer", "id": "c"})),
+        ("/commands/answered/outcome", json!({"outcome": "consumed"})),
+        ("/runs", json!({"run": "starts"})),
+        ("/runs/beats/heartbeat", json!({})),
+        ("/runs/ends/end", json!({"status": "completed"})),
+        ("/approvals", json!({"approval": "a", "prompt": "?"})),
+        ("/close", json!({})),
+        ("/close", json!({})),
+    ] {
+        let problem = session.post(path, body).await.problem(503, "not_replicated");
+        assert_eq!((&problem["confirmed"], &problem["wanted"]), (&json!(0), &json!(1)), "{path}");
+    }
+    erase().await.problem(503, "not_replicated");
+    // There is nothing to erase any more, but the replica does not know it yet.
+    erase().await.problem(503, "not_replicated");
+    replica.thaw();
+
+    let gone = eventually("the replica confirms", || async {
+        let again = erase().await;
+        (again.status != 503).then_some(again)
+    });
+    gone.await.problem(404, "unknown_session");
+    assert_eq!(replica.cli(&["KEYS", &format!("*{{{}}}*", session.name)]), "");
+    session.append_numbers(0..1).await;
+    assert_eq!(erase().await.status, 204);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,11 @@
 //! An agent knows the session's address and nothing else: what it says goes out by HTTP, what it is told comes in by
 //! HTTP. It could run on another machine.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,14 +16,18 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use super::role::Role;
 use crate::{
     client::{
-        Client, Entry, Error, Follow, FollowOptions, Outcome, Producer, Published, Run, RunEnd, Speaker, StartRun,
-        Update,
+        AskApproval, Client, Entry, Error, Follow, FollowOptions, Outcome, Producer, Published, Run, RunEnd, Speaker,
+        StartRun, Update,
     },
+    desk::finding::{Finding, Part},
     id::{Lane, Name},
 };
 
 /// An error's text in the reason of a failed run: enough to know what happened, far below the gateway's limit.
 const REASON_MAX_CHARS: usize = 200;
+
+/// How long a row of a table takes to read, in tokens.
+const TOKENS_PER_ROW: f64 = 4.0;
 
 /// One agent at work in one run.
 pub(super) struct Agent {
@@ -54,6 +62,15 @@ pub(super) struct Workplace {
 pub(super) struct Steer {
     pub command: Name,
     pub text: String,
+}
+
+/// How a question was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Approved,
+    Denied,
+    /// By time: nobody said anything, and it counts as denied.
+    Expired,
 }
 
 /// Why an agent ends before its work is done.
@@ -138,18 +155,108 @@ impl Agent {
         Ok(())
     }
 
+    /// Shows a table, and leaves the time to read it.
+    async fn table(&mut self, data: Value, rows: usize) -> Result<(), Halt> {
+        self.wait_for(sleep_until(self.due)).await?;
+        self.event("table", data).await?;
+        self.due = Instant::now() + Duration::from_secs_f64(TOKENS_PER_ROW * rows as f64 / self.place.speed);
+        Ok(())
+    }
+
+    /// Says and shows a finding's parts from one on, until the end or a steer. Gives the part to go on with.
+    pub async fn present(&mut self, finding: &Finding, from: usize) -> Result<usize, Halt> {
+        for (i, part) in finding.parts.iter().enumerate().skip(from) {
+            if self.is_steered() {
+                return Ok(i);
+            }
+            match part {
+                Part::Text(text) => self.say(text).await?,
+                Part::Table(table) => {
+                    self.blocks += 1;
+                    let id = format!("{}-{}", self.run, self.blocks);
+                    self.table(table.event(&id), table.rows.len()).await?;
+                }
+            }
+        }
+        // The last table is to be read, too, before the next is said.
+        self.wait_for(sleep_until(self.due)).await?;
+        Ok(finding.parts.len())
+    }
+
+    /// Publishes a finding for the others to build on.
+    pub async fn publish_finding(&mut self, finding: &Finding) -> Result<(), Halt> {
+        self.event("finding", json!(finding)).await?;
+        self.unless_stopping()
+    }
+
+    /// Hands out a file.
+    pub async fn file(&mut self, name: &str, media_type: &str, content: &str) -> Result<(), Halt> {
+        self.unless_stopping()?;
+        self.event("file", json!({"name": name, "media_type": media_type, "content": content})).await?;
+        Ok(())
+    }
+
+    /// Asks whoever watches for a decision, and waits for it. Nobody's is a denial.
+    pub async fn decision(&mut self, name: &str, prompt: Value, wait: Duration) -> Result<Verdict, Halt> {
+        let approval: Name = name.parse().map_err(|_| Halt::Failed(format!("{name:?} is no name")))?;
+        let ask = AskApproval::new(approval, self.run.clone(), prompt, wait);
+        self.place.client.ask_approval(&self.place.session, self.attempt, &ask).await?;
+        let options = FollowOptions {
+            runs: vec![self.run.clone()],
+            types: ["approval.decided", "approval.superseded"].map(str::to_owned).to_vec(),
+            ..FollowOptions::default()
+        };
+        let mut session = self.place.client.follow(&self.place.session, Lane::Events, options);
+        let decided = async {
+            while let Some(update) = session.next().await {
+                let Update::Entry(entry) = update? else { continue };
+                let Ok(decided) = serde_json::from_str::<Value>(&entry.json) else { continue };
+                let data = &decided["data"];
+                if data["approval"] == name {
+                    return match (decided["type"].as_str(), data["decision"].as_str()) {
+                        (Some("approval.decided"), Some("approve")) => Ok(Verdict::Approved),
+                        (Some("approval.decided"), _) if data["expired"] == true => Ok(Verdict::Expired),
+                        (Some("approval.decided"), _) => Ok(Verdict::Denied),
+                        _ => Err(Halt::Over("the question was withdrawn".into())),
+                    };
+                }
+            }
+            Err(Halt::Over("the session was closed".into()))
+        };
+        self.wait_for(decided).await?
+    }
+
     /// Waits for something else than the session, keeps the run alive meanwhile, and gives up when the run is to stop.
     pub async fn wait_for<T>(&mut self, what: impl Future<Output = T>) -> Result<T, Halt> {
         let mut what = pin!(what);
+        loop {
+            // Never `None` here: a steer waits for its turn.
+            if let Some(done) = self.wait(what.as_mut(), false).await? {
+                return Ok(done);
+            }
+        }
+    }
+
+    /// The same, but gives up (`None`) when the agent is steered.
+    pub async fn wait_for_unless_steered<T>(&mut self, what: impl Future<Output = T>) -> Result<Option<T>, Halt> {
+        self.wait(pin!(what), true).await
+    }
+
+    async fn wait<T>(
+        &mut self,
+        mut what: Pin<&mut impl Future<Output = T>>,
+        wake_when_steered: bool,
+    ) -> Result<Option<T>, Halt> {
         let pause = self.place.lease / 3;
         let mut heartbeat = interval_at(Instant::now() + pause, pause);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if self.stopping {
-                return Err(Halt::Stopped);
+            self.unless_stopping()?;
+            if wake_when_steered && self.is_steered() {
+                return Ok(None);
             }
             tokio::select! {
-                done = &mut what => return Ok(done),
+                done = &mut what => return Ok(Some(done)),
                 _ = heartbeat.tick() => self.ask().await?,
                 update = self.commands.next() => match update.transpose()? {
                     Some(Update::Entry(entry)) => self.obey(&entry).await?,
@@ -161,18 +268,24 @@ impl Agent {
         }
     }
 
+    fn unless_stopping(&self) -> Result<(), Halt> {
+        if self.stopping { Err(Halt::Stopped) } else { Ok(()) }
+    }
+
+    /// Whether there is a steer to take.
+    pub fn is_steered(&self) -> bool {
+        self.steer.is_some()
+    }
+
     /// What the agent was steered to since the last call, if it was. It owes the command an [answer](Agent::answer).
     pub fn steered(&mut self) -> Option<Steer> {
         self.steer.take()
     }
 
-    /// Ends the run as the work ended; a result is its last event.
-    pub async fn finish(mut self, work: Result<Value, Halt>) -> Result<(), Halt> {
+    /// Ends the run as the work ended.
+    pub async fn finish(mut self, work: Result<(), Halt>) -> Result<(), Halt> {
         let (end, reason) = match work {
-            Ok(result) => {
-                self.event("result", result).await?;
-                (RunEnd::Completed, None)
-            }
+            Ok(()) => (RunEnd::Completed, None),
             Err(Halt::Stopped) => (RunEnd::Cancelled, Some("asked to stop".to_owned())),
             Err(Halt::Over(why)) => return Err(Halt::Over(why)),
             Err(Halt::Failed(why)) => (RunEnd::Failed, Some(why.chars().take(REASON_MAX_CHARS).collect())),
@@ -219,7 +332,8 @@ impl Agent {
             "stop" => self.ask().await?,
             "decide" => {}
             "steer" if ours && self.role.takes_steers() => {
-                let text = command.data.as_str().map_or_else(|| command.data.to_string(), str::to_owned);
+                let text = command.data.as_str().or_else(|| command.data["text"].as_str());
+                let text = text.map_or_else(|| command.data.to_string(), str::to_owned);
                 if let Some(older) = self.steer.replace(Steer { command: command.command, text }) {
                     self.answer(&older.command, Outcome::Rejected, Some("a later steer came first")).await;
                 }

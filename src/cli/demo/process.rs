@@ -1,6 +1,6 @@
 //! One agent's process: `moorline demo-agent`, started by the demo, hidden from the help.
 //!
-//! Its standard input carries one line, the text to work on, and is then only held open. When it ends, the demo is gone,
+//! Its standard input carries one line, the book to work on, and is then only held open. When it ends, the demo is gone,
 //! however it went (`kill -9` too), and the agent goes as well.
 
 use std::time::Duration;
@@ -11,18 +11,18 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Stdin, sink};
 use super::{
     INPUT_MAX, Input,
     agent::{Agent, Halt, Workplace},
-    orchestrator, parse_lease, parse_speed, reader,
+    orchestrator, parse_lease, parse_speed,
     role::Role,
-    summarizer,
-    text::Document,
+    specialists,
 };
 use crate::{
     cli::{Ending, Failure, output, parse_name},
     client::Client,
+    desk::{lifetime, pipeline, reactivation},
     id::Name,
 };
 
-/// A character of the text takes at most six bytes in JSON (`\u001f`); its name is short.
+/// A character of the file takes at most six bytes in JSON (`\u001f`); its name is short.
 const LINE_MAX: u64 = 6 * INPUT_MAX + 64 * 1024;
 
 /// Work as one of the demo's agents
@@ -87,13 +87,13 @@ pub(in crate::cli) async fn run(args: AgentArgs) -> Result<Ending, Failure> {
     }
 }
 
-/// Takes the text to work on; `None` if there will be none.
+/// Takes the book to work on; `None` if there will be none.
 async fn assignment(stdin: &mut BufReader<Stdin>) -> Result<Option<Input>, Failure> {
     let mut line = String::new();
     let read = stdin.take(LINE_MAX).read_line(&mut line).await;
     match read.map_err(|e| Failure::Other(format!("the standard input: {e}")))? {
         0 => Ok(None),
-        _ => serde_json::from_str(&line).map(Some).map_err(|e| Failure::Other(format!("no text to work on: {e}"))),
+        _ => serde_json::from_str(&line).map(Some).map_err(|e| Failure::Other(format!("no book to work on: {e}"))),
     }
 }
 
@@ -107,11 +107,17 @@ async fn work(role: Role, place: &Workplace, input: &Input) -> Result<(), Halt> 
     if role != Role::Orchestrator && !orchestrator::planned(place).await? {
         return Err(Halt::Over("there is no plan".into()));
     }
+    let book = input.book().map_err(|why| Halt::Failed(why.to_string()))?;
     let mut agent = Agent::start(place, role).await?;
+    let desk = &mut agent;
     let work = match role {
-        Role::Orchestrator => orchestrator::work(&mut agent, place, input).await,
-        Role::Reader => reader::work(&mut agent, &Document::parse(&input.text)).await,
-        Role::Summarizer => summarizer::work(&mut agent, &Document::parse(&input.text)).await,
+        Role::Orchestrator => orchestrator::work(desk, place, input, &book).await,
+        Role::Reactivation => specialists::tell(desk, &reactivation::finding(&book)).await,
+        Role::LifetimeValue => specialists::tell(desk, &lifetime::finding(&book)).await,
+        Role::Pipeline => specialists::tell(desk, &pipeline::finding(&book)).await,
+        Role::Discovery => specialists::discovery(desk, place, input, &book).await,
+        Role::Cadence => specialists::cadence(desk, place, &book).await,
+        Role::RoadMap => specialists::road_map(desk, place, input, &book).await,
     };
     agent.finish(work).await
 }

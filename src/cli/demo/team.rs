@@ -32,7 +32,7 @@ struct Member {
 }
 
 impl Team {
-    /// Starts the processes. They wait for their text.
+    /// Starts the processes. They wait for their book.
     pub fn start(place: &Workplace) -> Result<Team, Failure> {
         let members: Result<_, Failure> =
             Role::ALL.into_iter().map(|role| Ok((role, Member::start(role, place)?))).collect();
@@ -44,7 +44,7 @@ impl Team {
         self.0[&role].pid
     }
 
-    /// Hands out the text, and waits until all agents have left.
+    /// Hands out the book, and waits until all agents have left.
     pub async fn work(&mut self, input: &Input) {
         let line = format!("{}\n", json!(input));
         join_all(self.0.values_mut().map(|member| member.work(&line))).await;

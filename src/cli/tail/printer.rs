@@ -8,6 +8,7 @@ use std::{borrow::Cow, fmt::Write};
 
 use serde_json::Value;
 
+use super::handout;
 use crate::{cli::output::printable, client::Entry, event::Head};
 
 /// Held text of this many bytes takes the open line over from another agent: about one line of a terminal.
@@ -162,6 +163,9 @@ impl Printer {
 
     /// An event that is no token: its type, unless that says nothing, and its data, shortened unless it is text.
     fn whole(&self, head: &Head, data: Option<&Value>) -> String {
+        if let Some(text) = data.and_then(|data| handout::text(head.kind, data)) {
+            return under_the_first(&text);
+        }
         let data: Cow<str> = match data {
             None => Cow::Borrowed(""),
             Some(Value::String(text)) => Cow::Owned(lines(text)),
@@ -178,7 +182,11 @@ impl Printer {
 /// Text of several lines, its further lines under the first.
 fn lines(text: &str) -> String {
     let lines: Vec<Cow<str>> = text.trim_end().split('\n').map(|line| printable(line.trim_end_matches('\r'))).collect();
-    lines.join(&format!("\n{:NAME_WIDTH$} │ ", ""))
+    under_the_first(&lines.join("\n"))
+}
+
+fn under_the_first(text: &str) -> String {
+    text.replace('\n', &format!("\n{:NAME_WIDTH$} │ ", ""))
 }
 
 fn shortened(text: String) -> Cow<'static, str> {

@@ -1,4 +1,4 @@
-//! The commits that there are most of: they append events to a session that exists, and that is all.
+//! The commits that there are most of: they append events, numbered or not, to a session that exists, and that is all.
 //!
 //! `append.lua` does those of many sessions in one call: what comes while a call is under way goes into the next one, so
 //! an idle replica waits for nothing, and under load Redis and the replica share the cost of a call among many commits
@@ -17,7 +17,7 @@ use tokio::{
 use super::{Keys, RedisConfig, array, link::Link, script::Script, script_error, store_error, text, unreadable};
 use crate::{
     id::{EntryId, Lane, Ms, Name},
-    store::{Commit, Outcome, Parted, StoreError, Version, Window},
+    store::{Commit, Outcome, Parted, Producer, StoreError, Version, Window},
 };
 
 /// Commits in one call. Bounds how long Redis is busy with it: about a millisecond.
@@ -34,6 +34,7 @@ struct Append {
     version: Version,
     window: Window,
     touch: Option<Name>,
+    producer: Option<Producer>,
     payloads: Vec<Bytes>,
     done: oneshot::Sender<Result<Option<EntryId>, StoreError>>,
 }
@@ -69,6 +70,7 @@ impl Appender {
             version: version.clone(),
             window: commit.window,
             touch: commit.touch.first().cloned(),
+            producer: commit.parts[0].producer.clone(),
             payloads: commit.parts.iter().flat_map(|part| &part.events).cloned().collect(),
             done,
         };
@@ -80,6 +82,7 @@ impl Appender {
 }
 
 /// The version on which a commit is decided that appends events, may renew the lease of one run, and does nothing else.
+/// Numbered events only come alone: what becomes of a part must not depend on another one.
 fn plain(commit: &Commit) -> Option<&Version> {
     let Commit { expect, touch, untouched, changes, issued, closes, parts, version: _, window: _ } = commit;
     let plain = touch.len() <= 1
@@ -88,7 +91,8 @@ fn plain(commit: &Commit) -> Option<&Version> {
         && issued.is_empty()
         && !closes
         && !parts.is_empty()
-        && parts.iter().all(|part| part.producer.is_none() && part.commands.is_empty() && !part.events.is_empty());
+        && parts.iter().all(|part| part.commands.is_empty() && !part.events.is_empty())
+        && (parts.len() == 1 || parts.iter().all(|part| part.producer.is_none()));
     expect.as_ref().filter(|_| plain)
 }
 
@@ -184,12 +188,16 @@ impl Append {
 
     /// Empty in the common case: each argument costs.
     fn conditions(&self) -> String {
-        if self.window == Window::default() && self.touch.is_none() {
+        if self.window == Window::default() && self.touch.is_none() && self.producer.is_none() {
             return String::new();
         }
         let before = if self.window.before == Ms::MAX { 0 } else { self.window.before };
         let run = self.touch.as_ref().map_or("", |run| run.as_str());
-        format!("{} {before} {run}", self.window.not_before)
+        let conditions = format!("{} {before} {run}", self.window.not_before);
+        match &self.producer {
+            Some(Producer { id, epoch, seq }) => format!("{conditions} {id} {epoch} {seq}"),
+            None => conditions,
+        }
     }
 }
 

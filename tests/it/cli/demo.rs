@@ -1,24 +1,23 @@
-//! `moorline demo`, and what its banner promises.
+//! `moorline demo`, the growth desk, and what its banner promises.
+
+mod files;
 
 use std::{
-    io::Write,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
+
+use serde_json::Value;
 
 use super::{
     AT_ONCE,
     program::{Program, moorline},
 };
 
-const TEXT: &str = "# Boats\nA mooring line holds a boat while the stream runs past it.\n\n## Ropes\nRopes of hemp are \
-    strong, and they last for many years. Ropes that float help in a storm. Nobody counts the knots of a rope.\n";
-
-fn text_file() -> tempfile::NamedTempFile {
-    let mut file = tempfile::NamedTempFile::with_suffix(".md").unwrap();
-    file.write_all(TEXT.as_bytes()).unwrap();
-    file
+/// A demo that goes on until Ctrl-C, at this speed, with further arguments.
+fn demo(speed: &str, arguments: &[&str]) -> Program {
+    Program::start(&[&["demo", "--listen", "127.0.0.1:0", "--speed", speed], arguments].concat())
 }
 
 /// What an agent said and what the log says of it. While others speak, its text is broken into lines anywhere.
@@ -29,22 +28,50 @@ fn text_of(stdout: &str, speaker: &str) -> String {
 
 /// Waits until an agent says something.
 fn said(demo: &Program, speaker: &str, text: &str) {
-    wait_until(text, || text_of(&demo.stdout(), speaker).contains(text));
+    wait_until(text, || text_of(&demo.stdout(), speaker).contains(text), demo);
 }
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+fn wait_until(what: &str, condition: impl Fn() -> bool, demo: &Program) {
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
-        assert!(Instant::now() < deadline, "never: {what}");
+        assert!(Instant::now() < deadline, "never: {what}\n{}\n{}", demo.stdout(), demo.stderr());
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The processes that the banner names, in its order: orchestrator, reader, summarizer.
-fn agents(demo: &Program) -> [u32; 3] {
+fn ended(demo: &Program, speaker: &str, status: &str) {
+    demo.wait_for_stdout(&format!("{speaker} │ run.ended {{\"attempt\":1,\"status\":\"{status}\""));
+}
+
+/// All events of a type, from the session of a demo that has not ended.
+fn events(demo: &Program, kind: &str) -> Vec<Value> {
+    let follow = banner_line(demo, "  curl -N");
+    let url = follow.split_whitespace().last().expect("an address");
+    let page = shell(&format!("curl -s -H 'Accept: application/json' '{url}?type={kind}&limit=1000'"));
+    let page: Value = serde_json::from_str(&page).unwrap_or_else(|e| panic!("{e}: {page}"));
+    page["events"].as_array().cloned().unwrap_or_default()
+}
+
+/// The last finding of an agent.
+fn figures_of(demo: &Program, agent: &str) -> Value {
+    let findings = events(demo, "finding");
+    let last = findings.iter().rfind(|event| event["agent"] == agent);
+    last.unwrap_or_else(|| panic!("{agent} has found nothing"))["data"]["figures"].clone()
+}
+
+/// The report, once it is there.
+fn report(demo: &Program) -> String {
+    demo.wait_for_stdout("orchestrator/r0 │ file report.md");
+    let files = events(demo, "file");
+    let report = files.iter().find(|event| event["data"]["name"] == "report.md").expect("a report");
+    report["data"]["content"].as_str().expect("a text").to_owned()
+}
+
+/// The processes that the banner names, in its order: the orchestrator, then r1 to r6.
+fn agents(demo: &Program) -> [u32; 7] {
     let line = banner_line(demo, "Each agent is a process: ");
     let pids = line.trim_end_matches('.').split(", ").filter_map(|agent| agent.rsplit(' ').next()?.parse().ok());
-    pids.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("three processes: {line}"))
+    pids.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("seven processes: {line}"))
 }
 
 fn signal(name: &str, pid: u32) {
@@ -71,6 +98,7 @@ impl Drop for Wake {
 
 /// The first line of the banner with these words.
 fn banner_line(demo: &Program, part: &str) -> String {
+    demo.wait_for_stdout(part);
     let stdout = demo.stdout();
     stdout.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part:?}:\n{stdout}")).to_owned()
 }
@@ -81,39 +109,20 @@ fn shell(line: &str) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-#[test]
-fn two_agents_work_on_a_file_and_the_orchestrator_concludes() {
-    let file = text_file();
-    let demo = moorline(&["demo", file.path().to_str().unwrap(), "--once", "--speed", "400"], "");
-    assert_eq!(demo.code, 0, "{demo:?}");
-    for (agent, said) in [
-        ("orchestrator/r0", "2 sections. Two agents work on it"),
-        (
-            "reader/r1",
-            "Section 2 of 2, “Ropes”: 25 words in 3 sentences, the longest of 11 words. Mostly about: rope (3)",
-        ),
-        ("summarizer/r2", "• A mooring line holds a boat while the stream runs past it."),
-        ("orchestrator/r0", "The reader went through 4 sentences; the text is mostly about rope"),
-        ("orchestrator/r0", "The summarizer chose 4 of them"),
-        ("orchestrator/r0", "{\"reader\":\"completed\",\"summarizer\":\"completed\"}"),
-    ] {
-        let text = text_of(&demo.stdout, agent);
-        assert!(text.contains(said), "{said:?} is missing:\n{}", demo.stdout);
-    }
-    assert!(demo.stderr.contains("the session is closed"), "{demo:?}");
-}
-
-/// The lines of the banner, as a shell runs them; those that stop all and that freeze have tests of their own.
+/// The lines of the banner, as a shell runs them; those that stop all, deny and freeze have tests of their own.
 #[test]
 fn the_lines_of_the_banner_work_as_they_stand() {
-    let mut demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "15"]);
-    demo.wait_for_stdout("reader/r1 │ Section");
+    let mut demo = demo("25", &[]);
+    demo.wait_for_stdout("road-map/r6 │ Waiting");
     let line = |part: &str| {
         let line = banner_line(&demo, part);
         // Streams have no end here: each is read for a moment.
         shell(&line.replace("-m 3", "-m 0.5").replace("curl -N", "timeout 1 curl -N"))
     };
     assert!(line("  curl -N").contains("\"type\":\"plan\""));
+    let console = banner_line(&demo, "in a browser: ");
+    let page = shell(&format!("curl -s '{}'", console.split_whitespace().last().expect("an address")));
+    assert!(page.starts_with("<!doctype html>"), "{page}");
     let resumed = line("LAST=$(");
     let (before, after) = resumed.split_once("--- cut after ").expect("the cut");
     let last = after.split_whitespace().next().unwrap();
@@ -121,91 +130,158 @@ fn the_lines_of_the_banner_work_as_they_stand() {
     assert!(before.is_empty() && after.matches(&format!("id: {last}\n")).count() == 1, "{resumed}");
 
     assert!(line("\"steer\"").contains("\"command\""));
-    demo.wait_for_stdout("summarizer/r2 │ steered");
-    demo.wait_for_stdout("r2 │ command.consumed");
+    demo.wait_for_stdout("road-map/r6 │ steered {\"capacity\":6}");
+    demo.wait_for_stdout("road-map │ command.consumed");
     let runs = line(" runs demo-");
     let rows: Vec<Vec<&str>> = runs.lines().map(|row| row.split_whitespace().take(2).collect()).collect();
-    assert!(rows.ends_with(&[vec!["r0", "orchestrator"], vec!["r1", "reader"], vec!["r2", "summarizer"]]), "{runs}");
-    assert!(line("\"run\":\"r1\"").contains("\"command\""));
-    demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
-    assert!(!demo.stdout().contains("summarizer/r2 │ run.ended"), "it was not meant");
+    let names = ["orchestrator", "reactivation", "lifetime-value", "pipeline", "discovery", "cadence", "road-map"];
+    let all: Vec<Vec<String>> =
+        names.iter().enumerate().map(|(n, name)| vec![format!("r{n}"), (*name).into()]).collect();
+    assert_eq!(rows[rows.len() - 7..], all, "{runs}");
+    assert!(line("\"run\":\"r2\"").contains("\"command\""));
+    ended(&demo, "lifetime-value/r2", "cancelled");
+    assert!(!demo.stdout().contains("reactivation/r1 │ run.ended {\"attempt\":1,\"status\":\"cancelled"), "not meant");
     assert!(line(" command demo-").starts_with("c-"));
-    demo.wait_for_stdout("summarizer/r2 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
-    said(&demo, "orchestrator/r0", "The reader was stopped early");
-    demo.wait_for_stderr("the gateway stays up");
+    ended(&demo, "reactivation/r1", "cancelled");
+    demo.wait_for_stdout("discovery/r4 │ approval drop-leads requested");
+    assert!(line("\"decision\":\"approve\"").contains("\"command\""));
+    demo.wait_for_stdout("discovery/r4 │ dropped {\"leads\":[");
     demo.interrupt();
     assert_eq!(demo.wait(AT_ONCE), 130);
 }
 
 #[test]
-fn a_stop_of_one_run_leaves_the_others_to_finish() {
-    let demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "60"]);
-    demo.wait_for_stdout("reader/r1 │ Section");
-    shell(&banner_line(&demo, "\"run\":\"r1\""));
-    demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"cancelled\"");
-    demo.wait_for_stdout("summarizer/r2 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
-    demo.wait_for_stdout("orchestrator/r0 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
-    said(&demo, "orchestrator/r0", "The reader was stopped early");
+fn a_stop_of_one_run_leaves_the_others_to_finish_and_the_report_says_what_is_missing() {
+    let demo = demo("400", &["--approval-wait", "1s"]);
+    demo.wait_for_stdout("lifetime-value/r2 │ A customer has brought");
+    shell(&banner_line(&demo, "\"run\":\"r2\""));
+    ended(&demo, "lifetime-value/r2", "cancelled");
+    ended(&demo, "road-map/r6", "completed");
+    ended(&demo, "orchestrator/r0", "completed");
+    said(&demo, "orchestrator/r0", "The lifetime-value agent was stopped early");
+    said(&demo, "road-map/r6", "Without lifetime value: nothing came of it");
+    let report = report(&demo);
+    assert!(report.contains("- Lifetime value: its agent was stopped early"), "{report}");
+    assert!(report.contains("## Pipeline") && report.contains("## Road map") && !report.contains("## Lifetime"));
 }
 
 #[test]
-fn a_stop_of_the_tree_ends_all_agents() {
-    let demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "20"]);
-    demo.wait_for_stdout("reader/r1 │ Section");
-    demo.wait_for_stdout("summarizer/r2 │ •");
+fn a_stop_of_the_tree_ends_all_agents_also_while_one_waits_for_an_approval() {
+    let demo = demo("1000", &[]);
+    demo.wait_for_stdout("discovery/r4 │ approval drop-leads requested");
     shell(&banner_line(&demo, "\"tree\":true"));
-    for speaker in ["orchestrator/r0", "reader/r1", "summarizer/r2"] {
-        demo.wait_for_stdout(&format!("{speaker} │ run.ended {{\"attempt\":1,\"status\":\"cancelled\""));
+    for speaker in ["orchestrator/r0", "discovery/r4", "cadence/r5", "road-map/r6"] {
+        ended(&demo, speaker, "cancelled");
     }
+    demo.wait_for_stdout("approval.superseded");
     demo.wait_for_stderr("the agents are done");
+    assert_eq!(events(&demo, "file"), [] as [Value; 0]);
+}
+
+#[test]
+fn an_approval_drops_the_leads_and_a_denial_keeps_them() {
+    for (decision, text) in [("approve", "Approved:"), ("deny", "Denied: nobody is dropped")] {
+        let demo = demo("1000", &[]);
+        demo.wait_for_stdout("discovery/r4 │ approval drop-leads requested");
+        shell(&banner_line(&demo, &format!("\"decision\":\"{decision}\"")));
+        ended(&demo, "orchestrator/r0", "completed");
+        said(&demo, "discovery/r4", text);
+        let (discovery, cadence) = (figures_of(&demo, "discovery"), figures_of(&demo, "cadence"));
+        let (open, to_drop, kept) = (&discovery["open"], &discovery["to_drop"], &discovery["kept"]);
+        let [open, to_drop, kept] = [open, to_drop, kept].map(|figure| figure.as_u64().expect("a count"));
+        assert_eq!(kept, if decision == "approve" { open - to_drop } else { open }, "{discovery}");
+        assert_eq!(cadence["open_qso"], discovery["kept_qso"], "{cadence}");
+        let dropped = events(&demo, "dropped");
+        let dropped = dropped.first().map_or(0, |event| event["data"]["leads"].as_array().expect("ids").len());
+        assert_eq!(dropped as u64, open - kept);
+    }
+}
+
+#[test]
+fn a_question_that_nobody_answers_is_answered_by_time_and_the_demo_ends() {
+    let demo = moorline(&["demo", "--once", "--listen", "127.0.0.1:0", "--speed", "1000", "--approval-wait", "1s"], "");
+    assert_eq!(demo.code, 0, "{demo:?}");
+    for (agent, said) in [
+        ("orchestrator/r0", "This is roofer.csv, as of 2026-11-20: 298 customers, 457 jobs and 300 leads."),
+        ("discovery/r4", "Nobody decided in time, so nobody is dropped."),
+        ("orchestrator/r0", "• Call 221 past customers and 161 old leads first"),
+    ] {
+        assert!(text_of(&demo.stdout, agent).contains(said), "{said:?} is missing:\n{}", demo.stdout);
+    }
+    assert!(demo.stdout.contains("orchestrator/r0 │ file report.md (text/markdown, "), "{}", demo.stdout);
+    assert!(demo.stdout.contains("cadence/r5 │ file calendar.ics (text/calendar, "), "{}", demo.stdout);
+    assert!(demo.stderr.contains("the session is closed"), "{demo:?}");
+}
+
+#[test]
+fn a_steer_of_the_capacity_draws_the_road_map_again_and_nonsense_is_rejected_with_a_reason() {
+    let demo = demo("1000", &[]);
+    demo.wait_for_stdout("discovery/r4 │ approval drop-leads requested");
+    demo.wait_for_stdout("road-map/r6 │ finding");
+    let before = figures_of(&demo, "road-map");
+    let line = banner_line(&demo, "\"steer\"");
+    let nonsense = shell(&line.replace("capacity is 6 jobs a month", "make it pop"));
+    assert!(nonsense.contains("\"command\""), "{nonsense}");
+    demo.wait_for_stdout("command.rejected");
+    shell(&line);
+    demo.wait_for_stdout("command.consumed");
+    said(&demo, "road-map/r6", "Capacity is 6 jobs a month, as you said.");
+    shell(&banner_line(&demo, "\"decision\":\"deny\""));
+    ended(&demo, "orchestrator/r0", "completed");
+    let after = figures_of(&demo, "road-map");
+    assert_eq!((&before["capacity"], &after["capacity"]), (&Value::from(10), &Value::from(6)));
+    let months = after["months"].as_array().expect("months");
+    assert!(months.len() == 12 && months.iter().all(|jobs| jobs.as_u64().expect("a count") <= 6), "{after}");
+    let rejected = &events(&demo, "command.rejected")[0]["data"]["reason"];
+    assert!(rejected.as_str().expect("a reason").contains("say it like this"), "{rejected}");
+    assert!(report(&demo).contains("at 6 jobs a month at most"));
 }
 
 /// The orchestrator relays nothing: without it, all that the others say goes on to the clients. Its lease ends its run,
 /// and when it wakes it is refused.
 #[test]
-fn a_frozen_orchestrator_is_lost_while_its_sub_agents_stream_to_their_end() {
-    let file = text_file();
-    let path = file.path().to_str().unwrap();
-    let demo = Program::start(&["demo", path, "--listen", "127.0.0.1:0", "--speed", "40", "--lease", "2"]);
-    demo.wait_for_stdout("reader/r1 │ Section");
+fn a_frozen_orchestrator_is_lost_while_the_others_stream_to_their_end() {
+    let demo = demo("200", &["--lease", "2", "--approval-wait", "1s"]);
+    demo.wait_for_stdout("road-map/r6 │ Waiting");
     let orchestrator = agents(&demo)[0];
     shell(&banner_line(&demo, "kill -STOP"));
     let _awake_at_last = Wake(orchestrator);
-    demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
-    demo.wait_for_stdout("summarizer/r2 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
-    said(&demo, "reader/r1", "Section 2 of 2, “Ropes”: 25 words in 3 sentences");
-    demo.wait_for_stdout("orchestrator/r0 │ run.ended {\"attempt\":1,\"status\":\"lost\"");
+    for speaker in ["reactivation/r1", "pipeline/r3", "discovery/r4", "cadence/r5", "road-map/r6"] {
+        ended(&demo, speaker, "completed");
+    }
+    ended(&demo, "orchestrator/r0", "lost");
     shell(&banner_line(&demo, "kill -CONT"));
     demo.wait_for_stderr("the orchestrator leaves: the run \"r0\" has ended: lost (run_ended)");
     demo.wait_for_stderr("the agents are done");
 }
 
 #[test]
-fn the_orchestrator_does_not_wait_for_a_sub_agent_that_was_killed() {
-    let demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "300", "--lease", "2"]);
-    demo.wait_for_stdout("reader/r1 │ Section");
-    signal("-KILL", agents(&demo)[1]);
-    demo.wait_for_stderr("the reader (process");
-    demo.wait_for_stdout("reader/r1 │ run.ended {\"attempt\":1,\"status\":\"lost\"");
-    demo.wait_for_stdout("orchestrator/r0 │ run.ended {\"attempt\":1,\"status\":\"completed\"}");
-    said(&demo, "orchestrator/r0", "The reader fell silent and is lost");
-    said(&demo, "orchestrator/r0", "The summarizer chose");
+fn an_agent_that_was_killed_is_lost_for_all_to_see_and_nobody_waits_for_it() {
+    let demo = demo("400", &["--lease", "2", "--approval-wait", "1s"]);
+    demo.wait_for_stdout("pipeline/r3 │ ");
+    signal("-KILL", agents(&demo)[3]);
+    demo.wait_for_stderr("the pipeline (process");
+    ended(&demo, "pipeline/r3", "lost");
+    ended(&demo, "orchestrator/r0", "completed");
+    said(&demo, "discovery/r4", "The pipeline agent fell silent and is lost: on without it.");
+    said(&demo, "orchestrator/r0", "The pipeline agent fell silent and is lost");
+    assert!(report(&demo).contains("- Pipeline: its agent fell silent and is lost"));
 }
 
 #[test]
 fn a_demo_that_is_killed_leaves_no_agent_behind() {
-    let mut demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "20"]);
-    demo.wait_for_stdout("reader/r1 │ Section");
+    let mut demo = demo("20", &[]);
+    demo.wait_for_stdout("reactivation/r1 │ ");
     let agents = agents(&demo);
     assert!(agents.iter().all(|&pid| runs(pid)));
     demo.kill();
-    wait_until("the agents are gone", || !agents.iter().any(|&pid| runs(pid)));
+    wait_until("the agents are gone", || !agents.iter().any(|&pid| runs(pid)), &demo);
 }
 
 #[test]
 fn control_c_ends_a_demo_at_work_and_its_agents_frozen_or_not() {
-    let mut demo = Program::start(&["demo", "--listen", "127.0.0.1:0", "--speed", "20"]);
-    demo.wait_for_stdout("summarizer/r2 │ • ");
+    let mut demo = demo("20", &[]);
+    demo.wait_for_stdout("lifetime-value/r2 │ A customer");
     let agents = agents(&demo);
     signal("-STOP", agents[2]);
     let _awake_at_last = Wake(agents[2]);
@@ -216,24 +292,13 @@ fn control_c_ends_a_demo_at_work_and_its_agents_frozen_or_not() {
 }
 
 #[test]
-fn what_is_no_text_is_refused() {
-    let binary = env!("CARGO_BIN_EXE_moorline");
-    for (path, why) in [("/nowhere/x.md", "No such file"), ("/", "directory"), ("/dev/zero", "MiB"), (binary, "MiB")] {
-        let demo = moorline(&["demo", path], "");
-        assert_eq!(demo.code, 1, "{demo:?}");
-        assert!(demo.stderr.contains(why), "{demo:?}");
-        assert!(demo.stdout.is_empty(), "{demo:?}");
-    }
-}
-
-#[test]
 fn an_agent_without_a_demo_ends_and_is_nobodys_to_call() {
     assert!(!moorline(&["--help"], "").stdout.contains("demo-agent"));
-    let agent = ["demo-agent", "--role", "reader", "--url", "http://127.0.0.1:9", "--session", "s", "--speed", "20"];
+    let agent = ["demo-agent", "--role", "pipeline", "--url", "http://127.0.0.1:9", "--session", "s", "--speed", "20"];
     let agent = [&agent[..], &["--lease", "10"]].concat();
     let unassigned = moorline(&agent, "");
     assert_eq!(unassigned.code, 0, "{unassigned:?}");
-    let misled = moorline(&agent, "not a text\n");
+    let misled = moorline(&agent, "not a book\n");
     assert_eq!(misled.code, 1, "{misled:?}");
-    assert!(misled.stderr.contains("no text to work on"), "{misled:?}");
+    assert!(misled.stderr.contains("no book to work on"), "{misled:?}");
 }

@@ -2,7 +2,7 @@
 
 use moorline::{
     id::{EntryId, Lane},
-    store::{Part, Parted, Producer, ProducerState},
+    store::{Commit, Part, Parted, Producer, ProducerState},
 };
 
 use super::*;
@@ -18,6 +18,7 @@ promises![
     an_unknown_producer_begins_at_zero,
     parts_of_one_producer_in_one_commit_follow_each_other,
     a_refused_part_does_not_hinder_the_others,
+    numbered_events_renew_the_lease_of_their_run,
     producers_are_apart,
     a_session_holds_so_many_producers,
     resends_racing_on_several_connections_are_stored_once,
@@ -162,6 +163,16 @@ async fn a_refused_part_does_not_hinder_the_others(backend: Backend) {
     assert_eq!(parted, [appended(1, 0), Parted::ProducerGap { expected: 0 }, both]);
     assert_eq!(session.payloads(Lane::Events).await, ["a", "b"]);
     assert_eq!(session.payloads(Lane::Commands).await, ["c"]);
+}
+
+async fn numbered_events_renew_the_lease_of_their_run(backend: Backend) {
+    let session = backend.session().await;
+    session.send(part("p", 0, 0, &["a"])).await;
+    let plan = session.plan(vec![part("p", 0, 1, &["b", "c"])]).await;
+    let (now, parts) = committed(session.commit(Commit { touch: vec![name("r")], ..plan }).await);
+    assert_eq!(parts, [appended(2, 0)]);
+    assert_eq!(session.state().await.touched, [(name("r"), now)]);
+    assert_eq!(session.stands("p").await, Some((0, 3)));
 }
 
 async fn producers_are_apart(backend: Backend) {

@@ -79,9 +79,14 @@ impl Replica {
         self.url.strip_prefix("http://").and_then(|addr| addr.parse().ok()).expect("an address")
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
     /// Sends it a signal: `-TERM`, `-STOP`, `-CONT`.
     pub fn signal(&self, signal: &str) {
-        let id = self.child.lock().unwrap_or_else(PoisonError::into_inner).id().to_string();
+        let id = self.pid().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().expect("the kill program").success());
     }
 

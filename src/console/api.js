@@ -1,0 +1,82 @@
+// The gateway's interface, for one session, with the token of whoever sits here.
+
+import { problemOf } from "./connection.js";
+
+const STORED = "moorline.token";
+/** Relative to the page, so that the console also works below a prefix of somebody's proxy. */
+const BASE = new URL("v1/sessions/", document.baseURI.replace(/\/console\/?([?#].*)?$/, "/"));
+
+/** The token: from the address (`#token=`, taken out of it at once), else from this tab's memory. */
+export function adoptToken() {
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  const token = fragment.get("token");
+  if (token === null) return;
+  sessionStorage.setItem(STORED, token.trim());
+  fragment.delete("token");
+  const rest = fragment.toString();
+  history.replaceState(null, "", location.pathname + location.search + (rest === "" ? "" : `#${rest}`));
+}
+
+export const token = () => sessionStorage.getItem(STORED);
+
+export function keepToken(text) {
+  if (text === null) sessionStorage.removeItem(STORED);
+  else sessionStorage.setItem(STORED, text);
+}
+
+/** What a token says of itself, unverified: for its bearer to read. `null`: that can't be read. */
+export function claimsOf(text) {
+  try {
+    const part = text.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(part), (c) => c.charCodeAt(0))));
+  } catch {
+    return null;
+  }
+}
+
+function unique() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+export class Api {
+  #url;
+
+  constructor(session) {
+    this.#url = new URL(encodeURIComponent(session), BASE).href;
+  }
+
+  #headers(more) {
+    const held = token();
+    return held === null ? more : { ...more, authorization: `Bearer ${held}` };
+  }
+
+  /** Asks for the stream of events from `last` on. */
+  follow(last, signal) {
+    const headers = this.#headers({ accept: "text/event-stream" });
+    if (last !== null) headers["last-event-id"] = last;
+    return fetch(`${this.#url}/events`, { headers, signal, cache: "no-store", credentials: "same-origin" });
+  }
+
+  /** The session's state; `null`: there is none yet, or it can't be had now. */
+  async state() {
+    try {
+      const response = await fetch(this.#url, { headers: this.#headers({ accept: "application/json" }), cache: "no-store" });
+      return response.ok ? await response.json() : null;
+    } catch {
+      return null;
+    }
+  }
+
+  /** Issues a command. `null`: it was taken; else what is wrong. */
+  async command(command) {
+    try {
+      const headers = this.#headers({ "content-type": "application/json" });
+      // With an id of its own, it can be sent again if there is no answer.
+      const body = JSON.stringify({ id: `console-${unique()}`, ...command });
+      const response = await fetch(`${this.#url}/commands`, { method: "POST", headers, body });
+      return response.ok ? null : await problemOf(response);
+    } catch {
+      return { status: 0, code: "unreachable", detail: "the gateway could not be reached; try again" };
+    }
+  }
+}

@@ -1,0 +1,275 @@
+// The conversation, as a user would see it. Only its newest part is in the page; older things are a button away. Views are
+// made and brought up to date once a frame, however many events came.
+
+import { clock, count, el, hue, many } from "./dom.js";
+import { NOBODY } from "./model.js";
+import { Prose, prose } from "./prose.js";
+
+/** So many things are shown; twice as many before the oldest leave, so that they leave seldom. */
+const WINDOW = 80;
+/** And so many when somebody reads further up: they must not be pushed away, nor be all there is. */
+const WINDOW_MAX = 320;
+/** A press of "show earlier" brings so many more. */
+const MORE = 80;
+/** Closer to the end than this, in pixels: the reader follows what comes. */
+const NEAR_END = 80;
+const ROWS_MAX = 200;
+const PREVIEW_MAX = 20_000;
+
+export class Conversation {
+  #scroller;
+  #list;
+  #earlier;
+  #latest;
+  #decide;
+  #views = new Map();
+  #items = [];
+  #model = null;
+  #from = 0;
+  #extra = 0;
+  #following = true;
+
+  /** `decide(approval, decision)` is called for a press of a button. */
+  constructor(scroller, decide) {
+    this.#scroller = scroller;
+    this.#decide = decide;
+    this.#earlier = el("button", { type: "button", class: "quiet earlier", onclick: () => this.#showEarlier() });
+    this.#earlier.hidden = true;
+    this.#list = el("div", { class: "items" });
+    this.#latest = el("button", { type: "button", class: "latest", onclick: () => this.toEnd() }, "Newest ↓");
+    this.#latest.hidden = true;
+    scroller.append(this.#earlier, this.#list, this.#latest);
+    scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+  }
+
+  clear() {
+    this.#views.clear();
+    this.#list.replaceChildren();
+    this.#from = 0;
+    this.#extra = 0;
+    this.#following = true;
+    this.#earlier.hidden = true;
+  }
+
+  /** Shows the model's items as they are now. */
+  update(model) {
+    const { items, dirty } = model;
+    this.#model = model;
+    this.#items = items;
+    const shown = items.length - this.#from;
+    if (this.#following && shown > 2 * WINDOW + this.#extra) this.#drop(items.length - WINDOW - this.#extra, items);
+    for (const item of dirty) this.#views.get(item)?.update();
+    dirty.clear();
+    const fresh = [];
+    const until = this.#following ? items.length : Math.min(items.length, this.#from + WINDOW_MAX + this.#extra);
+    for (let at = this.#next(items); at < until; at += 1) fresh.push(this.#view(items[at]));
+    if (fresh.length > 0) this.#list.append(...fresh);
+    this.#earlier.hidden = this.#from === 0;
+    if (this.#from > 0) this.#earlier.textContent = `Show earlier (${count(this.#from)})`;
+    if (this.#following) this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    this.#latest.hidden = this.#following || items.length === 0;
+  }
+
+  toEnd() {
+    this.#following = true;
+    this.#extra = 0;
+    if (this.#model !== null) this.update(this.#model);
+  }
+
+  #next(items) {
+    return Math.max(this.#from, Math.min(items.length, this.#from + this.#views.size));
+  }
+
+  #drop(from, items) {
+    for (let at = this.#from; at < from; at += 1) {
+      this.#views.get(items[at])?.element.remove();
+      this.#views.delete(items[at]);
+    }
+    this.#from = from;
+  }
+
+  #showEarlier() {
+    const { scrollHeight, scrollTop } = this.#scroller;
+    const to = this.#from;
+    this.#from = Math.max(0, to - MORE);
+    this.#extra += to - this.#from;
+    this.#following = false;
+    const elements = this.#items.slice(this.#from, to).map((item) => this.#view(item));
+    this.#list.prepend(...elements);
+    this.#earlier.hidden = this.#from === 0;
+    this.#earlier.textContent = `Show earlier (${count(this.#from)})`;
+    // What was read stays where it was.
+    this.#scroller.scrollTop = scrollTop + this.#scroller.scrollHeight - scrollHeight;
+    (elements.at(-1) ?? this.#scroller).focus({ preventScroll: true });
+  }
+
+  #scrolled() {
+    const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
+    this.#following = scrollHeight - scrollTop - clientHeight < NEAR_END;
+    if (this.#following) this.#latest.hidden = true;
+  }
+
+  #view(item) {
+    const view = VIEWS[item.kind](item, this.#decide);
+    this.#views.set(item, view);
+    view.update();
+    return view.element;
+  }
+}
+
+const VIEWS = { message, table, file, note, command, approval, raw, hidden };
+
+/** Who speaks, where, and when. */
+function byline(item, more = null) {
+  const time = el("time", { datetime: new Date(item.ms).toISOString() }, clock(item.ms));
+  const name = el("span", { class: "who", dir: "auto" }, item.agent ?? NOBODY);
+  return el("header", { class: "byline" }, name, item.run && el("span", { class: "run", dir: "auto" }, item.run), more, time);
+}
+
+function article(item, kind, ...children) {
+  return el("article", { class: `item ${kind}`, "data-hue": hue(item.agent), tabindex: "-1" }, ...children);
+}
+
+function message(item) {
+  const body = new Prose();
+  const element = article(item, `message ${item.role}`, byline(item), body.element);
+  const update = () => {
+    body.show(item.text);
+    element.classList.toggle("open", item.open);
+  };
+  return { element, update };
+}
+
+function table(item) {
+  const holder = el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": item.title ?? "table" });
+  const title = el("h3", { dir: "auto" });
+  const note = el("p", { class: "fine", dir: "auto" });
+  const element = article(item, "table", byline(item), title, holder, note);
+  const update = () => {
+    title.textContent = item.title ?? "";
+    title.hidden = !item.title;
+    const rows = item.rows.slice(0, ROWS_MAX);
+    const head = el("thead", {}, el("tr", {}, ...item.columns.map((cell) => el("th", { scope: "col", dir: "auto" }, cellText(cell)))));
+    const body = el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell))));
+    holder.replaceChildren(el("table", {}, head, body));
+    const left = item.rows.length - rows.length;
+    note.textContent = [item.note, left > 0 ? `${many(left, "more row")} in the log.` : ""].filter(Boolean).join(" ");
+    note.hidden = note.textContent === "";
+  };
+  return { element, update };
+}
+
+const NUMBERS = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+const NUMERIC = /^[-+−]?[$€£]?[\d.,]+\s?%?$/;
+
+function cell(value) {
+  const words = cellText(value);
+  const number = typeof value === "number" || NUMERIC.test(words);
+  return el("td", number ? { class: "number" } : { dir: "auto" }, words);
+}
+
+function cellText(value) {
+  if (value === null || value === undefined) return "";
+  if (typeof value === "number") return NUMBERS.format(value);
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+function file(item) {
+  const size = new Blob([item.content]).size;
+  const save = el("button", { type: "button", onclick: () => download(item) }, "Download");
+  save.setAttribute("aria-label", `Download ${item.name}`);
+  const words = `${item.mediaType} · ${size < 1024 ? many(size, "byte") : `${count(Math.round(size / 1024))} KB`}`;
+  const line = el("div", { class: "file-line" }, el("strong", { dir: "auto" }, item.name), el("span", { class: "fine" }, words), save);
+  const element = article(item, "file", byline(item), line);
+  if (/^text\//.test(item.mediaType)) {
+    const preview = el("details", { class: "preview" }, el("summary", {}, "Preview"));
+    // Made when it is first wanted.
+    preview.addEventListener("toggle", () => preview.childElementCount === 1 && preview.append(shown(item)));
+    element.append(preview);
+  }
+  return { element, update() {} };
+}
+
+function shown(item) {
+  const head = item.content.slice(0, PREVIEW_MAX);
+  return item.mediaType === "text/markdown" ? prose(head) : el("pre", { tabindex: "0", dir: "auto", "aria-label": item.name }, head);
+}
+
+/** Never under its own media type: a page of somebody's making must not open as one of ours. */
+function download(item) {
+  const url = URL.createObjectURL(new Blob([item.content], { type: "application/octet-stream" }));
+  const link = el("a", { href: url, download: item.name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+const TONES = { start: "▸", stopping: "◆", completed: "✓", failed: "✕", cancelled: "■", lost: "?" };
+
+function note(item) {
+  const mark = el("span", { class: "mark", "aria-hidden": "true" }, TONES[item.tone] ?? "·");
+  const words = `${item.words}${item.reason ? `: ${item.reason}` : ""}`;
+  const element = article(item, "note", mark, byline(item, el("span", { class: "words", dir: "auto" }, words)));
+  element.dataset.tone = item.tone;
+  return { element, update() {} };
+}
+
+const SAYS = { stop: "Stop", steer: "Steer", message: "Message" };
+
+function command(item) {
+  const { of } = item;
+  const target = item.run ?? item.agent ?? "all";
+  const outcome = el("span", { class: "outcome" });
+  const head = el("header", { class: "byline" }, el("strong", { class: "who", dir: "auto" }, SAYS[of.type] ?? of.type), el("span", { class: "run", dir: "auto" }, `to ${target}`), outcome, el("time", { datetime: new Date(item.ms).toISOString() }, clock(item.ms)));
+  const element = article(item, "command user", head, of.words === "" ? null : el("p", { class: "words", dir: "auto" }, of.words));
+  const update = () => {
+    outcome.textContent = of.outcome === null ? "waiting" : `${of.outcome}${of.reason ? `: ${of.reason}` : ""}`;
+    outcome.dataset.outcome = of.outcome ?? "waiting";
+  };
+  return { element, update };
+}
+
+function approval(item, decide) {
+  const element = article(item, "approval", byline(item, el("span", { class: "words" }, "asks for a decision")), ...approvalBody(item.of, decide));
+  const actions = element.querySelector(".actions");
+  const verdict = element.querySelector(".verdict");
+  return { element, update: () => showVerdict(item.of, actions, verdict) };
+}
+
+/** What is asked, what it is about, and the two answers. Also used by the panel. */
+export function approvalBody(of, decide) {
+  const items = of.items.length === 0 ? null : el("ul", { class: "asked" }, ...of.items.slice(0, ROWS_MAX).map((one) => el("li", { dir: "auto" }, one)));
+  const button = (decision, words) => el("button", { type: "button", class: decision, onclick: () => decide(of, decision) }, words);
+  const actions = el("div", { class: "actions" }, button("approve", "Approve"), button("deny", "Deny"));
+  return [el("p", { class: "words", dir: "auto" }, of.words), items, actions, el("p", { class: "verdict" })];
+}
+
+export function showVerdict(of, actions, verdict) {
+  actions.hidden = of.decision !== null;
+  verdict.hidden = of.decision === null;
+  if (of.decision === null) return;
+  const words = { approve: "Approved", deny: "Denied", superseded: "Nobody decided before it was over" }[of.decision] ?? of.decision;
+  verdict.textContent = words + (of.expired ? ", since nobody decided in time" : "") + (of.by ? ` by ${of.by}` : "");
+  verdict.dataset.decision = of.decision;
+}
+
+function raw(item) {
+  const times = el("span", { class: "times" });
+  const sample = el("code", { dir: "auto" });
+  const head = byline(item, el("span", { class: "type", dir: "auto" }, item.type));
+  head.lastChild.before(times);
+  const element = article(item, "raw", head, sample);
+  const update = () => {
+    times.textContent = item.count > 1 ? `× ${count(item.count)}` : "";
+    sample.textContent = item.sample;
+    sample.hidden = item.sample === "";
+  };
+  return { element, update };
+}
+
+function hidden(item) {
+  const element = article(item, "hidden");
+  element.hidden = true;
+  return { element, update() {} };
+}

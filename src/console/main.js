@@ -1,0 +1,333 @@
+// The console: wires the connection to the model, and the model to the page, once a frame.
+//
+//   Connection ─▶ Ledger (counts) ─▶ Model (means) ─▶ Conversation, Panel, Log, Lanes: drawn in `frame`
+//        buttons ─▶ Api.command ─▶ the gateway ─▶ back as events, as for every other surface
+
+import { Api, adoptToken, claimsOf, keepToken, token } from "./api.js";
+import { Connection } from "./connection.js";
+import { Conversation } from "./conversation.js";
+import { clock, count, el, find, forgetAgents, many, meet, say } from "./dom.js";
+import { Lanes } from "./lanes.js";
+import { Ledger, parseId } from "./ledger.js";
+import { Log } from "./log.js";
+import { Model } from "./model.js";
+import { Panel } from "./panel.js";
+import { Meter, Plots, forgetColours } from "./plots.js";
+import { tabs } from "./tabs.js";
+
+/** While runs are live their leases are asked for this often; no log says them. */
+const STATE_MS = 4_000;
+
+const model = new Model();
+const meter = new Meter();
+const plots = new Plots(meter);
+const lanes = new Lanes();
+const log = new Log();
+const conversation = new Conversation(find("conversation"), decide);
+const panel = new Panel({ stop, steer, decide });
+
+let ledger = new Ledger();
+let api = null;
+let connection = null;
+let live = false;
+/** The store's clock against ours, as far as known: the newest entry is never in the future. */
+let ahead = 0;
+
+// --- a session ------------------------------------------------------------------------------------------------------
+
+function begin(name) {
+  find("leave").hidden = token() === null;
+  if (name === null || name === "") return welcome();
+  find("welcome").hidden = true;
+  find("main").hidden = false;
+  say(find("session-name"), name);
+  document.title = `${name} · Moorline`;
+  remember(name);
+  api = new Api(name);
+  connection?.end();
+  connection = new Connection((last, signal) => api.follow(last, signal), { state, entry, reset, caughtUp, last: () => ledger.last });
+  connection.run();
+}
+
+function entry(id, json) {
+  if (!ledger.take(id)) return;
+  const now = Date.now();
+  const taken = model.take(id, json);
+  meet(taken.agent);
+  ahead = Math.max(ahead, taken.ms - now);
+  meter.take(taken.ms, now, live);
+  log.take(taken);
+  ask();
+}
+
+function reset({ reason }) {
+  live = false;
+  ledger.reset();
+  model.clear();
+  forgetAgents();
+  conversation.clear();
+  panel.clear();
+  log.clear();
+  const why = { trimmed: "older entries were trimmed", deleted: "the session was erased", unknown: "the log no longer holds that place" };
+  toast(`The gateway sent a reset: ${why[reason] ?? reason}. What follows is shown anew.`);
+  ask();
+}
+
+function caughtUp() {
+  live = true;
+  const back = ledger.caughtUp(performance.now());
+  if (back !== null) {
+    say(find("resume"), `Back after entry ${parseId(back.from ?? "0-0").n}: caught up ${many(back.entries, "entry", "entries")} in ${Math.round(back.took)} ms, ${many(back.gaps, "gap")}, ${many(back.duplicates, "duplicate")}.`);
+  }
+  refresh();
+  ask();
+}
+
+const STATES = {
+  connecting: "connecting",
+  "catching up": "catching up",
+  live: "live",
+  closed: "the session is closed",
+  off: "cut by you",
+  refused: "refused",
+};
+
+let lost = false;
+
+function state(name, detail) {
+  const box = find("connection");
+  box.dataset.state = name;
+  if (name !== "live") live = false;
+  if (name === "off" || name === "waiting") lost = true;
+  if (name === "connecting" && lost) {
+    lost = false;
+    ledger.resumed(performance.now());
+  }
+  if (name === "waiting") say(find("connection-state"), `connection lost, next try in ${(detail.ms / 1000).toFixed(1)} s`);
+  else say(find("connection-state"), STATES[name]);
+  if (name === "closed") {
+    model.closed = true;
+    caughtUp();
+    live = false;
+  }
+  if (name === "off") say(find("resume"), `Cut after entry ${parseId(ledger.last ?? "0-0").n}. The session goes on without you.`);
+  if (name === "refused") refused(detail);
+  ask();
+}
+
+function refused(problem) {
+  if (problem.status === 401 || problem.status === 403) return login(problem);
+  toast(problem.detail);
+}
+
+// --- what is drawn, once a frame ------------------------------------------------------------------------------------
+
+let asked = false;
+
+/** Has the page brought up to date with the next frame. */
+function ask() {
+  if (asked) return;
+  asked = true;
+  requestAnimationFrame(frame);
+}
+
+function frame() {
+  asked = false;
+  conversation.update(model);
+  panel.update(model);
+  log.update();
+  say(find("count-entries"), count(ledger.entries));
+  say(find("count-gaps"), count(ledger.gaps));
+  say(find("count-duplicates"), count(ledger.duplicates));
+  say(find("count-resumes"), count(ledger.resumes));
+  find("numbers").dataset.trouble = ledger.gaps + ledger.duplicates > 0;
+  say(find("cursor"), ledger.last === null ? "" : ledger.last);
+  targets();
+}
+
+setInterval(() => {
+  if (api === null || document.hidden) return;
+  const now = Date.now();
+  plots.draw(now);
+  lanes.draw(model, now + ahead, live && model.live().length > 0);
+  panel.tick();
+}, 250);
+
+document.addEventListener("themechange", () => {
+  forgetColours();
+  lanes.draw(model, Date.now() + ahead, live);
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", forgetColours);
+
+let refreshing = 0;
+
+/** Leases and what else no entry says. */
+async function refresh() {
+  const turn = (refreshing += 1);
+  const known = await api.state();
+  if (turn !== refreshing || known === null) return;
+  model.takeState(known);
+  ask();
+}
+
+setInterval(() => {
+  if (live && !document.hidden && model.live().length > 0) refresh();
+}, STATE_MS);
+
+// --- commands -------------------------------------------------------------------------------------------------------
+
+async function issue(command, done) {
+  const problem = await api.command(command);
+  if (problem === null) return toast(done, "good");
+  toast(problem.code === "approval_ended" ? "Somebody else has decided before." : problem.detail);
+}
+
+function decide(approval, decision) {
+  return issue({ type: "decide", approval: approval.approval, data: { decision } }, decision === "approve" ? "Approved." : "Denied.");
+}
+
+function stop(run, tree) {
+  const command = run === null ? { type: "stop" } : { type: "stop", run, ...(tree ? { tree } : {}) };
+  return issue(command, run === null ? "Stop sent to all runs." : `Stop sent to ${run}.`);
+}
+
+function steer(run) {
+  find("to").value = `run:${run}`;
+  composerMode();
+  find("words").focus();
+  if (narrow.matches) showTab("talk");
+}
+
+find("stop-all").addEventListener("click", () => stop(null, false));
+
+/** Whom one can speak to: everyone, live runs, agents. */
+let offered = "";
+
+function targets() {
+  const runs = model.live().map((run) => [`run:${run.run}`, `run ${run.run}${run.agent ? ` (${run.agent})` : ""}`]);
+  const agents = [...model.agents].slice(0, 100).map((agent) => [`agent:${agent}`, `agent ${agent}`]);
+  const options = [["", "everyone"], ...runs, ...agents];
+  const key = JSON.stringify(options);
+  if (key === offered) return;
+  offered = key;
+  const select = find("to");
+  const { value } = select;
+  select.replaceChildren(...options.map(([of, words]) => el("option", { value: of }, words)));
+  select.value = options.some(([of]) => of === value) ? value : "";
+  composerMode();
+}
+
+function composerMode() {
+  say(find("send"), find("to").value === "" ? "Send" : "Steer");
+}
+
+find("to").addEventListener("change", composerMode);
+find("words").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  find("composer").requestSubmit();
+});
+find("composer").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const text = find("words").value.trim();
+  if (text === "") return;
+  const target = find("to").value;
+  const at = target.indexOf(":");
+  const whom = at < 0 ? {} : { [target.slice(0, at)]: target.slice(at + 1) };
+  const problem = await api.command({ type: at < 0 ? "message" : "steer", ...whom, data: { text } });
+  if (problem !== null) return toast(problem.detail);
+  find("words").value = "";
+  conversation.toEnd();
+});
+
+// --- the switch, the tabs, the doors --------------------------------------------------------------------------------
+
+find("cut").addEventListener("click", () => {
+  const cut = find("cut").getAttribute("aria-checked") !== "true";
+  find("cut").setAttribute("aria-checked", String(cut));
+  connection.want(!cut);
+});
+window.addEventListener("online", () => connection?.hurry());
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) connection?.hurry();
+});
+
+const narrow = matchMedia("(max-width: 1099px)");
+const showTab = tabs(narrow);
+
+let fading = null;
+
+function toast(words, tone = "bad") {
+  const box = find("toast");
+  box.hidden = false;
+  box.dataset.tone = tone;
+  say(box, words);
+  clearTimeout(fading);
+  fading = setTimeout(() => {
+    box.hidden = true;
+    box.textContent = "";
+  }, tone === "good" ? 2_500 : 8_000);
+}
+
+const RECENT = "moorline.sessions";
+
+function recent() {
+  try {
+    const names = JSON.parse(localStorage.getItem(RECENT) ?? "[]");
+    return Array.isArray(names) ? names.filter((name) => typeof name === "string").slice(0, 6) : [];
+  } catch {
+    return [];
+  }
+}
+
+function remember(name) {
+  try {
+    localStorage.setItem(RECENT, JSON.stringify([name, ...recent().filter((other) => other !== name)].slice(0, 6)));
+  } catch {
+    // Then there is no list the next time.
+  }
+}
+
+function welcome() {
+  find("welcome").hidden = false;
+  find("main").hidden = true;
+  find("connection").hidden = true;
+  const names = recent();
+  find("recent").hidden = names.length === 0;
+  const link = (name) => el("a", { href: `?session=${encodeURIComponent(name)}` }, name);
+  find("recent").replaceChildren("Lately: ", ...names.flatMap((name, at) => (at === 0 ? [link(name)] : [", ", link(name)])));
+  find("choose-name").focus();
+}
+
+find("choose").addEventListener("submit", (event) => {
+  event.preventDefault();
+  location.search = `?session=${encodeURIComponent(find("choose-name").value.trim())}`;
+});
+
+function login(problem) {
+  find("welcome").hidden = false;
+  find("choose").hidden = true;
+  find("login").hidden = false;
+  find("main").hidden = true;
+  const held = token() === null ? null : claimsOf(token());
+  const whose = held === null ? "" : ` The token here is for ${held.sub ?? "nobody"}${held.exp ? `, until ${clock(held.exp * 1000)}` : ""}.`;
+  say(find("login-problem"), problem.code === "unauthenticated" ? "This gateway asks for a token." : `${problem.detail}.${whose}`);
+  find("login-token").focus();
+}
+
+find("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepToken(find("login-token").value.trim());
+  find("login-token").value = "";
+  find("login").hidden = true;
+  find("choose").hidden = false;
+  begin(new URLSearchParams(location.search).get("session"));
+});
+find("leave").addEventListener("click", () => {
+  keepToken(null);
+  location.reload();
+});
+
+adoptToken();
+window.addEventListener("hashchange", adoptToken);
+begin(new URLSearchParams(location.search).get("session"));

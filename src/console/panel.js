@@ -1,0 +1,187 @@
+// Runs with their state and lease, commands with their outcome, approvals that wait: what can be decided and stopped.
+
+import { approvalBody } from "./conversation.js";
+import { clock, el, find, hue, many, say } from "./dom.js";
+import { NOBODY, ended } from "./model.js";
+
+const COMMANDS_MAX = 50;
+const RUNS_MAX = 200;
+
+export class Panel {
+  #acts;
+  #runs = new Map();
+  #commands = new Map();
+  #approvals = new Map();
+  #control = -1;
+
+  /** `acts` has `stop(run, tree)`, `steer(run)` and `decide(approval, decision)`. */
+  constructor(acts) {
+    this.#acts = acts;
+  }
+
+  clear() {
+    for (const [views, id] of [[this.#runs, "runs"], [this.#commands, "commands"], [this.#approvals, "approvals"]]) {
+      views.clear();
+      find(id).replaceChildren();
+    }
+    this.#control = -1;
+  }
+
+  /** Once a frame; nothing is touched unless something changed. */
+  update(model) {
+    if (model.control === this.#control) return;
+    this.#control = model.control;
+    this.#showRuns(model);
+    this.#showCommands(model);
+    this.#showApprovals(model);
+    find("stop-all").disabled = model.live().length === 0;
+  }
+
+  /** Leases run out whether or not anything comes: once a second. */
+  tick() {
+    const now = Date.now();
+    for (const view of this.#runs.values()) view.tick(now);
+    for (const view of this.#approvals.values()) view.tick(now);
+  }
+
+  #showRuns(model) {
+    const runs = inTree(model.runs).slice(-RUNS_MAX);
+    sync(find("runs"), this.#runs, runs, ({ run }) => run.run, ({ run, depth }) => this.#run(run, depth, model));
+    for (const { run } of runs) this.#runs.get(run.run).update(run);
+    empty(find("runs"), runs.length, "No run yet. A run is one piece of work of one agent.");
+  }
+
+  #run(run, depth, model) {
+    const name = el("strong", { dir: "auto" }, run.run);
+    const who = el("span", { class: "who", dir: "auto" });
+    const status = el("span", { class: "status" });
+    const lease = el("span", { class: "lease" });
+    const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i"));
+    const stop = el("button", { type: "button", class: "stop", onclick: () => this.#acts.stop(run.run, false) }, "Stop");
+    stop.setAttribute("aria-label", `Stop ${run.run}`);
+    const tree = el("button", { type: "button", class: "stop", onclick: () => this.#acts.stop(run.run, true) }, "Stop tree");
+    tree.setAttribute("aria-label", `Stop ${run.run} and all runs below it`);
+    const steer = el("button", { type: "button", onclick: () => this.#acts.steer(run.run) }, "Steer");
+    steer.setAttribute("aria-label", `Steer ${run.run}`);
+    const actions = el("span", { class: "actions" }, steer, stop, tree);
+    const element = el("li", { class: "card", "data-hue": hue(run.agent) }, el("div", { class: "head" }, name, who, status), el("div", { class: "line" }, lease, actions), bar);
+    element.dataset.depth = Math.min(depth, 3);
+    let current = run;
+    const tick = (now) => {
+      const until = current.status === "stopping" ? (current.graceUntil ?? current.leaseUntil) : current.leaseUntil;
+      if (ended(current.status) || until === null || until === undefined) {
+        say(lease, ended(current.status) && current.ended ? `at ${clock(current.ended)}` : "");
+        bar.hidden = true;
+        return;
+      }
+      const left = Math.max(0, until - now);
+      say(lease, `${current.status === "stopping" ? "ends" : "lease"} in ${Math.ceil(left / 1000)} s`);
+      bar.hidden = false;
+      bar.firstChild.style.width = `${Math.min(100, (100 * left) / (current.lease_ms ?? 30_000))}%`;
+    };
+    const update = (now) => {
+      current = now;
+      element.dataset.status = now.status;
+      element.dataset.hue = hue(now.agent);
+      say(who, now.agent ?? NOBODY);
+      say(status, now.attempt > 1 ? `${now.status} · attempt ${now.attempt}` : now.status);
+      status.title = now.reason ?? "";
+      const live = !ended(now.status);
+      actions.hidden = !live;
+      tree.hidden = ![...model.runs.values()].some((other) => other.parent === now.run);
+      tick(Date.now());
+    };
+    return { element, update, tick };
+  }
+
+  #showCommands(model) {
+    const commands = [...model.commands.values()].slice(-COMMANDS_MAX).reverse();
+    sync(find("commands"), this.#commands, commands, ({ command }) => command, (command) => commandLine(command));
+    for (const command of commands) this.#commands.get(command.command).update();
+    empty(find("commands"), commands.length, "Nothing was asked yet.");
+  }
+
+  #showApprovals(model) {
+    const open = [...model.approvals.values()].filter((one) => one.decision === null);
+    sync(find("approvals"), this.#approvals, open, ({ approval }) => approval, (of) => this.#approval(of));
+    say(find("approvals-count"), open.length === 0 ? "" : String(open.length));
+    empty(find("approvals"), open.length, "Nothing waits for a decision.", "p");
+  }
+
+  #approval(of) {
+    const left = el("span", { class: "lease" });
+    const head = el("div", { class: "head" }, el("strong", { class: "who", dir: "auto" }, of.item.agent ?? of.item.run ?? NOBODY), left);
+    const element = el("div", { class: "card approval", "data-hue": hue(of.item.agent) }, head, ...approvalBody(of, this.#acts.decide));
+    const tick = (now) => say(left, remaining(of, now));
+    tick(Date.now());
+    return { element, update() {}, tick };
+  }
+}
+
+function remaining(of, now) {
+  const seconds = Math.max(0, Math.ceil((of.expires - now) / 1000));
+  const words = seconds < 120 ? `${seconds} s` : many(Math.round(seconds / 60), "minute");
+  return `${of.onExpiry === "approve" ? "approved" : "denied"} in ${words}`;
+}
+
+function commandLine(command) {
+  const target = command.item.run ?? command.item.agent ?? "all";
+  const decides = command.type === "decide" ? (command.data?.decision ?? "") : command.words;
+  const outcome = el("span", { class: "outcome" });
+  const element = el(
+    "li",
+    {},
+    el("time", {}, clock(command.item.ms)),
+    el("strong", { dir: "auto" }, command.type),
+    el("span", { class: "run", dir: "auto" }, `→ ${target}`),
+    el("bdi", { class: "words" }, String(decides).slice(0, 200)),
+    outcome,
+  );
+  const update = () => {
+    say(outcome, command.outcome ?? "waiting");
+    outcome.dataset.outcome = command.outcome ?? "waiting";
+    outcome.title = command.reason ?? "";
+  };
+  return { element, update, tick() {} };
+}
+
+/** Makes the children of `parent` those of `wanted`, in this order, and leaves alone what is already so. */
+function sync(parent, views, wanted, keyOf, make) {
+  const keys = new Set(wanted.map(keyOf));
+  for (const [key, view] of views) {
+    if (keys.has(key)) continue;
+    view.element.remove();
+    views.delete(key);
+  }
+  wanted.forEach((one, at) => {
+    const key = keyOf(one);
+    if (!views.has(key)) views.set(key, make(one));
+    const { element } = views.get(key);
+    if (parent.children[at] !== element) parent.insertBefore(element, parent.children[at] ?? null);
+  });
+}
+
+function empty(parent, length, words, tag = "li") {
+  const there = parent.querySelector(":scope > .empty");
+  if (length > 0) there?.remove();
+  else if (there === null) parent.append(el(tag, { class: "empty" }, words));
+}
+
+/** Runs, each after its parent. */
+function inTree(runs) {
+  const below = new Map();
+  for (const run of runs.values()) {
+    const parent = runs.has(run.parent) && run.parent !== run.run ? run.parent : null;
+    if (!below.has(parent)) below.set(parent, []);
+    below.get(parent).push(run);
+  }
+  const ordered = [];
+  const walk = (parent, depth) => {
+    for (const run of below.get(parent) ?? []) {
+      ordered.push({ run, depth });
+      if (depth < 50) walk(run.run, depth + 1);
+    }
+  };
+  walk(null, 0);
+  return ordered;
+}
