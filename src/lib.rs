@@ -22,11 +22,13 @@
 //! | [`otlp`] | what became of each request, for a collector of traces |
 //! | [`client`] | the client that reconnects by itself |
 //! | [`bench`](mod@bench) | the load tool |
+//! | [`audit`] | whether a streaming endpoint is in the single-connection trap |
 //! | [`cli`] | the `moorline` program |
 //! | `desk` | what the demo's agents reckon; pure |
 //! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
+pub mod audit;
 pub mod auth;
 pub mod bench;
 pub mod cli;
