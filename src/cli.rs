@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. All of them but `serve` know only the client.
 
+mod audit;
 mod bench;
 mod command;
 mod demo;
@@ -28,6 +29,9 @@ const INTERRUPTED: u8 = 130;
 /// Wrong usage, as clap reports it.
 const WRONG_USAGE: u8 = 2;
 
+/// An audit that could not be made: to be told from one that found faults.
+const UNAUDITED: u8 = 3;
+
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).";
 
 /// Durable sessions for AI agents, on the Redis you already run.
@@ -49,6 +53,7 @@ enum Action {
     Tail(tail::TailArgs),
     Command(command::CommandArgs),
     Runs(runs::RunsArgs),
+    Audit(Box<audit::AuditArgs>),
     /// Load a gateway and measure
     Bench(bench::BenchArgs),
     /// Look at sessions, close them, delete them
@@ -88,6 +93,8 @@ impl Gateway {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Done,
+    /// It did what it is for, and what it found is not good.
+    Faulty,
     Interrupted,
 }
 
@@ -103,6 +110,9 @@ enum Failure {
     /// What the user gave can't be used; nothing was done.
     #[error("{0}")]
     Usage(String),
+    /// An audit that has nothing to say.
+    #[error("{0}")]
+    Unaudited(String),
 }
 
 /// The program: reads the arguments, runs the subcommand, gives the exit code.
@@ -129,6 +139,7 @@ pub fn main() -> ExitCode {
             Action::Tail(args) => report(tail::run(args).await),
             Action::Command(args) => report(unless_interrupted(command::run(args)).await),
             Action::Runs(args) => report(unless_interrupted(runs::run(args)).await),
+            Action::Audit(args) => report(audit::run(*args).await),
             Action::Bench(args) => report(bench::run(args).await),
             Action::Sessions(action) => report(unless_interrupted(sessions::run(action)).await),
             Action::Token(args) => report(token::run(args)),
@@ -143,6 +154,7 @@ pub fn main() -> ExitCode {
 fn report(result: Result<Ending, Failure>) -> ExitCode {
     match result {
         Ok(Ending::Done) => ExitCode::SUCCESS,
+        Ok(Ending::Faulty) => ExitCode::FAILURE,
         Ok(Ending::Interrupted) => ExitCode::from(INTERRUPTED),
         // The reader has what it wanted (`moorline tail … | head`).
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -155,6 +167,7 @@ fn report(result: Result<Ending, Failure>) -> ExitCode {
             }
             match failure {
                 Failure::Usage(_) => ExitCode::from(WRONG_USAGE),
+                Failure::Unaudited(_) => ExitCode::from(UNAUDITED),
                 _ => ExitCode::FAILURE,
             }
         }

@@ -21,11 +21,13 @@
 //! | [`metrics`] | what was done so far, in numbers |
 //! | [`client`] | the client that reconnects by itself |
 //! | [`bench`](mod@bench) | the load tool |
+//! | [`audit`] | whether a streaming endpoint is in the single-connection trap |
 //! | [`cli`] | the `moorline` program |
 //! | `desk` | what the demo's agents reckon; pure |
 //! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
+pub mod audit;
 pub mod auth;
 pub mod bench;
 pub mod cli;

@@ -9,6 +9,10 @@ import { Prose, prose } from "./prose.js";
 const WINDOW = 80;
 /** And so many when somebody reads further up: they must not be pushed away, nor be all there is. */
 const WINDOW_MAX = 320;
+/** Of what comes at once (history), the newest so many are made first, and the others of the window bit by bit: making one
+ * takes up to a millisecond, and the page must not stand still. */
+const AT_ONCE = 16;
+const BIT = 6;
 /** A press of "show earlier" brings so many more. */
 const MORE = 80;
 /** Closer to the end than this, in pixels: the reader follows what comes. */
@@ -51,23 +55,27 @@ export class Conversation {
     this.#earlier.hidden = true;
   }
 
-  /** Shows the model's items as they are now. */
+  /** Shows the model's items as they are now. `true`: there is more to show, with the next frame. */
   update(model) {
     const { items, dirty } = model;
     this.#model = model;
     this.#items = items;
     const shown = items.length - this.#from;
     if (this.#following && shown > 2 * WINDOW + this.#extra) this.#drop(items.length - WINDOW - this.#extra, items);
+    if (this.#following && items.length - this.#next(items) > AT_ONCE) this.#drop(items.length - AT_ONCE, items);
     for (const item of dirty) this.#views.get(item)?.update();
     dirty.clear();
     const fresh = [];
     const until = this.#following ? items.length : Math.min(items.length, this.#from + WINDOW_MAX + this.#extra);
     for (let at = this.#next(items); at < until; at += 1) fresh.push(this.#view(items[at]));
     if (fresh.length > 0) this.#list.append(...fresh);
+    const short = fresh.length === 0 && this.#following && this.#from > 0 && this.#views.size < WINDOW;
+    if (short) this.#prepend(BIT);
     this.#earlier.hidden = this.#from === 0;
     if (this.#from > 0) this.#earlier.textContent = `Show earlier (${count(this.#from)})`;
     if (this.#following) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.#latest.hidden = this.#following || items.length === 0;
+    return this.#following && this.#from > 0 && this.#views.size < WINDOW;
   }
 
   toEnd() {
@@ -90,12 +98,10 @@ export class Conversation {
 
   #showEarlier() {
     const { scrollHeight, scrollTop } = this.#scroller;
-    const to = this.#from;
-    this.#from = Math.max(0, to - MORE);
-    this.#extra += to - this.#from;
     this.#following = false;
-    const elements = this.#items.slice(this.#from, to).map((item) => this.#view(item));
-    this.#list.prepend(...elements);
+    this.#latest.hidden = false;
+    const elements = this.#prepend(MORE);
+    this.#extra += elements.length;
     this.#earlier.hidden = this.#from === 0;
     this.#earlier.textContent = `Show earlier (${count(this.#from)})`;
     // What was read stays where it was.
@@ -103,10 +109,18 @@ export class Conversation {
     (elements.at(-1) ?? this.#scroller).focus({ preventScroll: true });
   }
 
+  #prepend(most) {
+    const to = this.#from;
+    this.#from = Math.max(0, to - most);
+    const elements = this.#items.slice(this.#from, to).map((item) => this.#view(item));
+    this.#list.prepend(...elements);
+    return elements;
+  }
+
   #scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
     this.#following = scrollHeight - scrollTop - clientHeight < NEAR_END;
-    if (this.#following) this.#latest.hidden = true;
+    this.#latest.hidden = this.#following || this.#items.length === 0;
   }
 
   #view(item) {

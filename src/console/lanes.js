@@ -1,12 +1,13 @@
 // The time line: a lane for each agent and run, from the first entry to now. A run is a bar; the darker, the more was said.
 
 import { clock, find, hue, say } from "./dom.js";
-import { NOBODY } from "./model.js";
+import { NOBODY, TICK_MS } from "./model.js";
 import { colour, fitted, font } from "./plots.js";
 
 const ROW = 30;
 const AXIS = 22;
 const LANES_MAX = 60;
+const COLUMN = 4;
 const MARKS = { command: "--stopping", approval: "--approval" };
 
 export class Lanes {
@@ -30,7 +31,7 @@ export class Lanes {
     const left = Math.min(150, Math.max(84, width * 0.16));
     const x = (ms) => left + ((ms - begin) / Math.max(1000, end - begin)) * (width - left - 10);
     this.#axis(pen, { begin, end, x, width, height, left });
-    lanes.forEach((lane, at) => this.#lane(pen, lane, { y: at * ROW, x, begin, end, left, width }));
+    lanes.forEach((lane, at) => this.#lane(pen, lane, { y: AXIS + at * ROW, x, begin, end, left, width }));
     const names = lanes.map((lane) => nameOf(lane)).join(", ");
     const words = lanes.length === 0 ? "No agent yet" : `When each was active, ${clock(begin)} to ${clock(end)}: ${names}`;
     if (this.#canvas.getAttribute("aria-label") !== words) this.#canvas.setAttribute("aria-label", words);
@@ -43,10 +44,10 @@ export class Lanes {
     const step = stepFor((end - begin) / Math.max(2, (width - left) / 110));
     for (let ms = Math.ceil(begin / step) * step; ms <= end; ms += step) {
       pen.fillStyle = colour("--rule");
-      pen.fillRect(Math.round(x(ms)), 0, 1, height - AXIS);
+      pen.fillRect(Math.round(x(ms)), AXIS - 4, 1, height - AXIS + 4);
       pen.fillStyle = colour("--faint");
       pen.textAlign = "center";
-      if (x(ms) > left + 20 && x(ms) < width - 26) pen.fillText(clock(ms), x(ms), height - AXIS / 2);
+      if (x(ms) > left + 20 && x(ms) < width - 26) pen.fillText(clock(ms), x(ms), AXIS / 2 - 2);
     }
   }
 
@@ -64,7 +65,7 @@ export class Lanes {
       const [a, b] = [x(Math.max(from, begin)), x(to ?? end)];
       if (b < left) continue;
       pen.fillStyle = ink;
-      pen.globalAlpha = 0.16;
+      pen.globalAlpha = 0.17;
       pen.beginPath();
       pen.roundRect(a, y + 6, Math.max(3, b - a), ROW - 12, 4);
       pen.fill();
@@ -75,15 +76,20 @@ export class Lanes {
       }
     }
     pen.fillStyle = ink;
-    const wide = Math.max(1.5, x(begin + 1000) - x(begin));
+    // By columns of the picture: however many entries there are, no more is drawn than can be seen.
+    const columns = new Float64Array(Math.ceil((width - left) / COLUMN));
     for (let at = lane.ticks.length - 1; at >= 0; at -= 1) {
-      const { second, count } = lane.ticks[at];
-      if (second * 1000 + 1000 < begin) break;
-      pen.globalAlpha = Math.min(0.95, 0.3 + Math.log2(1 + count) / 9);
-      const tall = Math.min(ROW - 12, 6 + Math.log2(1 + count) * 2.4);
-      pen.fillRect(x(second * 1000), y + (ROW - tall) / 2, wide, tall);
+      const { from, count } = lane.ticks[at];
+      if (from + TICK_MS < begin) break;
+      const column = Math.max(0, Math.floor((x(from) - left) / COLUMN));
+      if (column < columns.length) columns[column] += count;
     }
-    pen.globalAlpha = 1;
+    const most = Math.max(1, ...columns);
+    columns.forEach((count, column) => {
+      if (count === 0) return;
+      const tall = 4 + (ROW - 16) * Math.sqrt(count / most);
+      pen.fillRect(left + column * COLUMN, y + (ROW - tall) / 2, COLUMN - 1, tall);
+    });
     for (const { ms, kind } of lane.marks) {
       if (ms < begin) continue;
       pen.fillStyle = colour(MARKS[kind]);

@@ -167,12 +167,14 @@ class Row {
     this.#time.textContent = clock(entry.ms);
     this.#type.textContent = entry.type;
     this.#who.textContent = [entry.agent, entry.run].filter(Boolean).join(" · ");
-    this.#data.textContent = dataOf(entry.json);
+    this.#data.textContent = dataOf(entry);
   }
 }
 
-/** The data of an entry's line, without what the other columns say. `data` is its last member. */
-function dataOf(json) {
+/** The data of an entry's line: of a delta, what it adds. `data` is the last member. */
+function dataOf({ type, json }) {
   const at = json.indexOf('"data":');
-  return at < 0 ? "" : json.slice(at + 7, at + 200).replace(/\}$/, "");
+  const data = at < 0 ? "" : json.slice(at + 7, at + 200).replace(/\}$/, "");
+  if (type !== "text-delta") return data;
+  return /"delta":("(?:[^"\\]|\\.)*"?)/.exec(data)?.[1] ?? data;
 }

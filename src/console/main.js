@@ -17,6 +17,8 @@ import { tabs } from "./tabs.js";
 
 /** While runs are live their leases are asked for this often; no log says them. */
 const STATE_MS = 4_000;
+/** The pause between two pictures of history that comes in. */
+const HURRY_MS = 400;
 
 const model = new Model();
 const meter = new Meter();
@@ -30,7 +32,7 @@ let ledger = new Ledger();
 let api = null;
 let connection = null;
 let live = false;
-/** The store's clock against ours, as far as known: the newest entry is never in the future. */
+/** The store's clock against ours, as far as known. */
 let ahead = 0;
 
 // --- a session ------------------------------------------------------------------------------------------------------
@@ -40,8 +42,8 @@ function begin(name) {
   if (name === null || name === "") return welcome();
   find("welcome").hidden = true;
   find("main").hidden = false;
+  find("cut").hidden = false;
   say(find("session-name"), name);
-  document.title = `${name} · Moorline`;
   remember(name);
   api = new Api(name);
   connection?.end();
@@ -54,6 +56,7 @@ function entry(id, json) {
   const now = Date.now();
   const taken = model.take(id, json);
   meet(taken.agent);
+  // The newest entry is never in the future.
   ahead = Math.max(ahead, taken.ms - now);
   meter.take(taken.ms, now, live);
   log.take(taken);
@@ -64,6 +67,7 @@ function reset({ reason }) {
   live = false;
   ledger.reset();
   model.clear();
+  known = 0;
   forgetAgents();
   conversation.clear();
   panel.clear();
@@ -75,11 +79,11 @@ function reset({ reason }) {
 
 function caughtUp() {
   live = true;
+  if (ledger.last !== null) refresh();
   const back = ledger.caughtUp(performance.now());
   if (back !== null) {
     say(find("resume"), `Back after entry ${parseId(back.from ?? "0-0").n}: caught up ${many(back.entries, "entry", "entries")} in ${Math.round(back.took)} ms, ${many(back.gaps, "gap")}, ${many(back.duplicates, "duplicate")}.`);
   }
-  refresh();
   ask();
 }
 
@@ -105,8 +109,8 @@ function state(name, detail) {
   }
   if (name === "waiting") say(find("connection-state"), `connection lost, next try in ${(detail.ms / 1000).toFixed(1)} s`);
   else say(find("connection-state"), STATES[name]);
+  find("cut").disabled = name === "closed";
   if (name === "closed") {
-    model.closed = true;
     caughtUp();
     live = false;
   }
@@ -128,12 +132,14 @@ let asked = false;
 function ask() {
   if (asked) return;
   asked = true;
-  requestAnimationFrame(frame);
+  // History rushes by: nobody can read it, and drawing all of it would keep the end from coming.
+  if (find("connection").dataset.state === "catching up") setTimeout(requestAnimationFrame, HURRY_MS, frame);
+  else requestAnimationFrame(frame);
 }
 
 function frame() {
   asked = false;
-  conversation.update(model);
+  const more = conversation.update(model);
   panel.update(model);
   log.update();
   say(find("count-entries"), count(ledger.entries));
@@ -142,15 +148,22 @@ function frame() {
   say(find("count-resumes"), count(ledger.resumes));
   find("numbers").dataset.trouble = ledger.gaps + ledger.duplicates > 0;
   say(find("cursor"), ledger.last === null ? "" : ledger.last);
+  const waiting = [...model.approvals.values()].filter((one) => one.decision === null).length;
+  document.title = `${waiting > 0 ? `(${waiting}) ` : ""}${find("session-name").textContent} · Moorline`;
+  // Not every token: what is over, and what waits.
+  if (live && model.news.length > 0) say(find("spoken"), model.news.slice(-3).join(". "));
+  model.news.length = 0;
+  if (more) ask();
   targets();
 }
 
 setInterval(() => {
   if (api === null || document.hidden) return;
   const now = Date.now();
-  plots.draw(now);
+  plots.draw(now, ahead);
   lanes.draw(model, now + ahead, live && model.live().length > 0);
   panel.tick();
+  if (live && model.said !== known) refresh();
 }, 250);
 
 document.addEventListener("themechange", () => {
@@ -160,13 +173,17 @@ document.addEventListener("themechange", () => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", forgetColours);
 
 let refreshing = 0;
+/** What the log had said of runs when they were last asked for. */
+let known = 0;
 
 /** Leases and what else no entry says. */
 async function refresh() {
   const turn = (refreshing += 1);
-  const known = await api.state();
-  if (turn !== refreshing || known === null) return;
-  model.takeState(known);
+  known = model.said;
+  const answer = await api.state();
+  if (turn !== refreshing || answer === null) return;
+  model.takeState(answer);
+  ahead = answer.now - Date.now();
   ask();
 }
 
@@ -292,6 +309,7 @@ function welcome() {
   find("welcome").hidden = false;
   find("main").hidden = true;
   find("connection").hidden = true;
+  find("cut").hidden = true;
   const names = recent();
   find("recent").hidden = names.length === 0;
   const link = (name) => el("a", { href: `?session=${encodeURIComponent(name)}` }, name);
@@ -309,6 +327,7 @@ function login(problem) {
   find("choose").hidden = true;
   find("login").hidden = false;
   find("main").hidden = true;
+  find("cut").hidden = true;
   const held = token() === null ? null : claimsOf(token());
   const whose = held === null ? "" : ` The token here is for ${held.sub ?? "nobody"}${held.exp ? `, until ${clock(held.exp * 1000)}` : ""}.`;
   say(find("login-problem"), problem.code === "unauthenticated" ? "This gateway asks for a token." : `${problem.detail}.${whose}`);

@@ -7,6 +7,9 @@ import { parseId } from "./ledger.js";
 /** How an agent without a name is called. */
 export const NOBODY = "(no agent)";
 
+/** Lanes are no finer than this. */
+export const TICK_MS = 200;
+
 export class Model {
   constructor() {
     this.clear();
@@ -22,14 +25,17 @@ export class Model {
     this.runs = new Map();
     this.commands = new Map();
     this.approvals = new Map();
-    /** By agent and run: when it was active, in seconds. */
+    /** By agent and run: when it was active. */
     this.lanes = new Map();
     this.agents = new Set();
     this.first = null;
     this.lastMs = null;
     /** Counts changes of runs, commands and approvals. */
     this.control = 0;
-    this.closed = false;
+    /** Counts what the log said of runs: then their leases are worth a question. */
+    this.said = 0;
+    /** What a screen reader is told. */
+    this.news = [];
     this.#streams = new Map();
     this.#consecutive = new Map();
     this.#tables = new Map();
@@ -76,7 +82,6 @@ export class Model {
       const approval = this.approvals.get(given.approval);
       if (approval !== undefined) approval.expires = given.expires - skew;
     }
-    this.closed = state.closed !== null;
     this.control += 1;
   }
 
@@ -111,10 +116,10 @@ export class Model {
       }
       return;
     }
-    const second = Math.floor(entry.ms / 1000);
+    const from = entry.ms - (entry.ms % TICK_MS);
     const newest = lane.ticks.at(-1);
-    if (newest !== undefined && newest.second === second) newest.count += 1;
-    else lane.ticks.push({ second, count: 1 });
+    if (newest?.from === from) newest.count += 1;
+    else lane.ticks.push({ from, count: 1 });
     if (entry.type === "run.started") lane.spans.push({ from: entry.ms, to: null, status: "running" });
     if (entry.type === "run.stopping" && lane.spans.length > 0) lane.spans.at(-1).status = "stopping";
     if (entry.type === "run.ended" && lane.spans.length > 0) {
@@ -153,6 +158,7 @@ export class Model {
     this.#streams.delete(key);
     message.open = false;
     this.dirty.add(message);
+    this.news.push(`${message.agent ?? NOBODY} finished a message`);
   }
 
   message(entry) {
@@ -160,6 +166,7 @@ export class Model {
     if (words === null) return raw.call(this, entry);
     const role = entry.type === "prompt" ? "user" : "agent";
     this.#add(entry, { kind: "message", role, text: words, open: false });
+    this.news.push(`A message of ${entry.agent ?? NOBODY}`);
   }
 
   table(entry) {
@@ -193,6 +200,7 @@ export class Model {
     Object.assign(run, { agent: entry.agent ?? run.agent, attempt, lease_ms, parent, status: "running", reason: null });
     Object.assign(run, { started: entry.ms, ended: null, leaseUntil: null, graceUntil: null });
     this.control += 1;
+    this.said += 1;
     this.#add(entry, { kind: "note", tone: "start", words: attempt > 1 ? `began attempt ${attempt} of` : "began" });
   }
 
@@ -201,6 +209,7 @@ export class Model {
     const run = this.#run(entry.run);
     run.status = "stopping";
     this.control += 1;
+    this.said += 1;
     this.#add(entry, { kind: "note", tone: "stopping", words: "was asked to stop" });
   }
 
@@ -219,6 +228,8 @@ export class Model {
       if (message.run === entry.run) this.#shut(this.#consecutive, key);
     }
     this.control += 1;
+    this.said += 1;
+    this.news.push(`Run ${entry.run} is ${status}`);
     this.#add(entry, { kind: "note", tone: status, words: status, reason });
   }
 
@@ -261,6 +272,7 @@ export class Model {
     const approval = { approval: name, words, items, expires, onExpiry: text(entry.data.on_expiry), decision: null };
     this.approvals.set(name, approval);
     this.control += 1;
+    this.news.push(`${entry.agent ?? NOBODY} asks for a decision: ${words.slice(0, 200)}`);
     approval.item = this.#add(entry, { kind: "approval", of: approval });
   }
 

@@ -60,7 +60,7 @@ export class Panel {
     const stop = el("button", { type: "button", class: "stop", onclick: () => this.#acts.stop(run.run, false) }, "Stop");
     stop.setAttribute("aria-label", `Stop ${run.run}`);
     const tree = el("button", { type: "button", class: "stop", onclick: () => this.#acts.stop(run.run, true) }, "Stop tree");
-    tree.setAttribute("aria-label", `Stop ${run.run} and all runs below it`);
+    tree.setAttribute("aria-label", `Stop tree of ${run.run}`);
     const steer = el("button", { type: "button", onclick: () => this.#acts.steer(run.run) }, "Steer");
     steer.setAttribute("aria-label", `Steer ${run.run}`);
     const actions = el("span", { class: "actions" }, steer, stop, tree);
@@ -121,7 +121,7 @@ export class Panel {
 function remaining(of, now) {
   const seconds = Math.max(0, Math.ceil((of.expires - now) / 1000));
   const words = seconds < 120 ? `${seconds} s` : many(Math.round(seconds / 60), "minute");
-  return `${of.onExpiry === "approve" ? "approved" : "denied"} in ${words}`;
+  return `else ${of.onExpiry === "approve" ? "approved" : "denied"} in ${words}`;
 }
 
 function commandLine(command) {

@@ -8,46 +8,56 @@ import { find, say } from "./dom.js";
 
 const SECONDS = 60;
 
+/** A number for each of the last so many seconds. */
+class Ring {
+  #values = new Float64Array(SECONDS);
+  #newest = 0;
+
+  /** Empties the seconds up to this one. */
+  turn(second) {
+    const passed = Math.min(second - this.#newest, SECONDS);
+    for (let back = 0; back < passed; back += 1) this.#values[(second - back) % SECONDS] = 0;
+    this.#newest = Math.max(this.#newest, second);
+  }
+
+  change(second, to) {
+    this.turn(second);
+    if (second > this.#newest - SECONDS) this.#values[second % SECONDS] = to(this.#values[second % SECONDS]);
+  }
+
+  /** Oldest first. The newest second is not over: it is left out. */
+  read() {
+    return Array.from({ length: SECONDS - 1 }, (_, at) => this.#values[(this.#newest + 1 + at) % SECONDS]);
+  }
+}
+
 export class Meter {
-  #counts = new Float64Array(SECONDS);
-  #slow = new Float64Array(SECONDS);
-  #second = 0;
+  #written = new Ring();
+  #slowest = new Ring();
   #least = Infinity;
   #recent = [];
 
-  /** An entry of that moment has arrived. */
+  /** An entry of this moment of the store's clock has arrived. */
   take(ms, now, live) {
-    this.#turn(now);
-    const at = this.#second % SECONDS;
-    this.#counts[at] += 1;
+    // By when it was written: what is caught up after a cut fills the minute where it belongs.
+    this.#written.change(Math.floor(ms / 1000), (count) => count + 1);
     if (!live) return;
-    const difference = now - ms;
-    this.#least = Math.min(this.#least, difference);
-    const took = difference - this.#least;
-    this.#slow[at] = Math.max(this.#slow[at], took);
+    this.#least = Math.min(this.#least, now - ms);
+    const took = now - ms - this.#least;
+    this.#slowest.change(Math.floor(now / 1000), (most) => Math.max(most, took));
     this.#recent.push({ now, took });
   }
 
-  /** Empties the seconds that have passed since. */
-  #turn(now) {
-    const second = Math.floor(now / 1000);
-    const passed = Math.min(second - this.#second, SECONDS);
-    for (let back = 0; back < passed; back += 1) {
-      this.#counts[(second - back) % SECONDS] = 0;
-      this.#slow[(second - back) % SECONDS] = -1;
-    }
-    if (passed > 0) this.#second = second;
-  }
-
-  /** The last minute, oldest second first, and what to say of it. */
-  read(now) {
-    this.#turn(now);
-    while (this.#recent.length > 2_000 || (this.#recent.length > 0 && this.#recent[0].now < now - 10_000)) this.#recent.shift();
-    const order = (values) => Array.from(values, (_, at) => values[(this.#second + 1 + at) % SECONDS]);
-    const counts = order(this.#counts);
+  /** The last minute; `ahead` is the store's clock against ours. */
+  read(now, ahead) {
+    this.#written.turn(Math.floor((now + ahead) / 1000));
+    this.#slowest.turn(Math.floor(now / 1000));
+    const from = this.#recent.findIndex((one) => one.now > now - 10_000);
+    this.#recent = from < 0 ? [] : this.#recent.slice(Math.max(from, this.#recent.length - 2_000));
     const took = this.#recent.map((one) => one.took).sort((a, b) => a - b);
     const percentile = (share) => (took.length === 0 ? null : took[Math.min(took.length - 1, Math.floor(share * took.length))]);
-    return { counts, slow: order(this.#slow), rate: counts.at(-2), median: percentile(0.5), p95: percentile(0.95) };
+    const counts = this.#written.read();
+    return { counts, slow: this.#slowest.read(), rate: counts.at(-1), median: percentile(0.5), p95: percentile(0.95) };
   }
 }
 
@@ -58,12 +68,12 @@ export class Plots {
     this.#meter = meter;
   }
 
-  draw(now) {
-    const { counts, slow, rate, median, p95 } = this.#meter.read(now);
+  draw(now, ahead) {
+    const { counts, slow, rate, median, p95 } = this.#meter.read(now, ahead);
     say(find("rate"), `${rate}/s`);
-    say(find("latency"), median === null ? "–" : `+${Math.round(median)} ms · 95 % +${Math.round(p95)} ms`);
+    say(find("latency"), median === null ? "–" : `+${Math.round(median)} ms, p95 +${Math.round(p95)} ms`);
     bars(find("rate-plot"), counts);
-    bars(find("latency-plot"), slow.map((ms) => Math.max(ms, 0)), 20);
+    bars(find("latency-plot"), slow, 20);
   }
 }
 

@@ -1,5 +1,6 @@
 //! Integration tests: one binary, against both stores and real `redis-server` processes.
 
+mod audit;
 mod auth;
 mod bad_input;
 mod borders;

@@ -1,0 +1,149 @@
+// What the console's modules reckon, without a page around them: run in the browser, where they live.
+
+import { run } from "./harness.mjs";
+
+await run(async ({ open }) => {
+  const page = await open("/console");
+  await page.evaluate(async () => {
+    const equal = (found, wanted, what = "") => {
+      const [a, b] = [JSON.stringify(found), JSON.stringify(wanted)];
+      if (a !== b) throw new Error(`${what}: ${a} instead of ${b}`);
+    };
+    const [{ Decoder }, { Ledger, parseId }, { Blocks, inline }, { Model }, { Connection }] = await Promise.all(
+      ["sse", "ledger", "markdown", "model", "connection"].map((name) => import(`/console/${name}.js`)),
+    );
+    let seed = 12_345;
+    const random = (below) => {
+      seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31;
+      return seed % below;
+    };
+
+    // Frames are the same however the bytes are cut, and whatever ends the lines.
+    const text = 'retry: 700\nid: 1-1\ndata: {"a":"ä€👍"}\n\n:\nevent: caught-up\ndata: {}\n\n:\nid: 2-2\ndata:x\ndata: y\n\nevent: reset\n\nid: 3-3\ndata: half';
+    for (const end of ["\n", "\r\n", "\r"]) {
+      const bytes = new TextEncoder().encode(text.replaceAll("\n", end));
+      for (let round = 0; round < 200; round += 1) {
+        const decoder = new Decoder();
+        const frames = [];
+        for (let at = 0; at < bytes.length; ) {
+          const size = 1 + random(round < 50 ? 2 : 30);
+          frames.push(...decoder.push(bytes.slice(at, at + size)));
+          at += size;
+        }
+        equal(frames, [
+          { event: null, id: "1-1", data: '{"a":"ä€👍"}', retry: 700 },
+          { event: "caught-up", id: null, data: "{}", retry: null },
+          { event: null, id: "2-2", data: "x\ny", retry: null },
+        ], `frames, ${JSON.stringify(end)}`);
+      }
+    }
+
+    // Holes and repeats are counted by `n`, and what a resume brought by itself.
+    equal([parseId("5-7"), parseId("5"), parseId("x-1")], [{ ms: 5, n: 7 }, null, null]);
+    const ledger = new Ledger();
+    equal(["1-5", "1-6", "2-6", "3-9", "3-8"].map((id) => ledger.take(id)), [true, true, false, true, false]);
+    equal([ledger.entries, ledger.gaps, ledger.duplicates, ledger.last], [3, 2, 2, "3-9"]);
+    ledger.resumed(100);
+    for (const id of ["3-9", "4-10", "4-12"]) ledger.take(id);
+    equal(ledger.caughtUp(130), { from: "3-9", entries: 2, gaps: 1, duplicates: 1, took: 30 });
+    ledger.reset();
+    equal([ledger.take("9-4"), ledger.gaps, ledger.duplicates], [true, 3, 3]);
+
+    // Text that comes in pieces gives the same blocks as text that comes whole.
+    const document_ = "# One\n\ntext **bold\nmore** `c`\n- a\n- b\n  of b\n1. x\n\n| a | b |\n|---|:-:|\n| 1 | 2 |\n\n> q\n> r\n\n```js\n# no heading\n\n- no list\n```\nafter\n\n---\nend";
+    const whole = new Blocks();
+    whole.push(document_);
+    const kinds = whole.blocks.map(({ kind, items }) => [kind, items]);
+    equal(kinds, [
+      ["h", ["One"]],
+      ["p", ["text **bold", "more** `c`"]],
+      ["ul", ["a", "b of b"]],
+      ["ol", ["x"]],
+      ["table", [["a", "b"], ["1", "2"]]],
+      ["quote", ["q", "r"]],
+      ["code", ["# no heading", "", "- no list"]],
+      ["p", ["after"]],
+      ["hr", []],
+      ["p", ["end"]],
+    ], "blocks");
+    for (let round = 0; round < 300; round += 1) {
+      const pieces = new Blocks();
+      for (let at = 0; at < document_.length; ) {
+        const size = 1 + random(round < 20 ? 1 : 12);
+        pieces.push(document_.slice(at, at + size));
+        at += size;
+      }
+      equal(pieces.blocks.map(({ kind, items }) => [kind, items]), kinds, "blocks in pieces");
+    }
+    equal(inline("a **b** `<i>` [x](https://e.org) [y](javascript:1) *z*").map(({ kind, text, href }) => [kind, text, href ?? ""]), [
+      ["text", "a ", ""], ["strong", "b", ""], ["text", " ", ""], ["code", "<i>", ""], ["text", " ", ""],
+      ["link", "x", "https://e.org"], ["text", " [y](javascript:1) ", ""], ["em", "z", ""],
+    ], "spans");
+    // Lines of any length are cut, and nothing is lost; no character is cut in two.
+    const long = new Blocks();
+    const emoji = "👍".repeat(9_999);
+    for (let at = 0; at < emoji.length; at += 777) long.push(emoji.slice(at, at + 777));
+    equal(long.blocks.length > 3 && long.blocks.flatMap(({ items }) => items).join("") === emoji, true, "a long line");
+    equal(long.blocks.every(({ items }) => items.every((item) => item.isWellFormed?.() ?? true)), true, "whole characters");
+
+    // Deltas become messages by agent, run and id; without an id, by who speaks without a pause.
+    const model = new Model();
+    let n = 0;
+    const take = (event) => model.take(`${1_000 + n}-${(n += 1)}`, JSON.stringify(event));
+    const delta = (agent, run, data) => take({ type: "text-delta", agent, run, data });
+    delta("a", "r1", { id: "m", delta: "Hel" });
+    delta("b", "r2", { id: "m", delta: "Wor" });
+    delta("a", "r1", { id: "m", delta: "lo" });
+    delta("b", "r2", { id: "m", delta: "ld" });
+    take({ type: "text-end", agent: "b", run: "r2", data: { id: "m" } });
+    delta("b", "r2", { id: "m", delta: "anew" });
+    delta("c", null, { delta: "one " });
+    delta("a", "r1", { id: "n", delta: "-" });
+    delta("c", null, { delta: "two" });
+    take({ type: "tool", agent: "c" });
+    delta("c", null, "three");
+    equal(model.items.map((item) => item.text ?? item.type), ["Hello", "World", "anew", "one two", "-", "tool", "three"], "messages");
+    equal(model.items.filter((item) => item.open).length, 5, "open messages");
+
+    // A run's ending shuts its messages; an older answer of the gateway does not bring it back to life.
+    take({ type: "run.started", agent: "a", run: "r1", data: { attempt: 1, lease_ms: 500 } });
+    take({ type: "run.ended", agent: "a", run: "r1", data: { attempt: 1, status: "lost" } });
+    model.takeState({ now: Date.now(), closed: null, runs: [{ run: "r1", attempt: 1, status: "running", lease_until: Date.now() }] });
+    equal([model.runs.get("r1").status, model.items[0].open, model.live().length], ["lost", false, 0], "a run that is over");
+    take({ type: "run.started", agent: "a", run: "r1", data: { attempt: 2, lease_ms: 500 } });
+    equal([model.runs.get("r1").status, model.runs.get("r1").attempt], ["running", 2], "its next attempt");
+
+    // A connection: what breaks is tried again with the last id, longer and longer apart; what is refused is not.
+    const bytes = (lines) => new TextEncoder().encode(lines);
+    const answers = [
+      () => Promise.reject(new TypeError("no network")),
+      () => new Response("{}", { status: 503, headers: { "retry-after": "0" } }),
+      () => new Response(bytes("retry: 100\nid: 1-1\ndata: 1\n\nid: 2-2\nda")),
+      () => new Response(bytes("id: 2-2\ndata: 2\n\nevent: caught-up\ndata: {}\n\nevent: closed\ndata: {}\n\n")),
+    ];
+    const heard = [];
+    let last = null;
+    const on = {
+      state: (name, detail) => heard.push(detail?.ms === undefined ? name : `${name} ${detail.failures}`),
+      entry: (id) => heard.push((last = id)),
+      reset: () => heard.push("reset"),
+      caughtUp: () => heard.push("caught-up"),
+      last: () => last,
+    };
+    const asked = [];
+    const open = async (id) => (asked.push(id), answers[asked.length - 1]());
+    await new Connection(open, on, { random: () => 0 }).run();
+    equal(asked, [null, null, null, "1-1"], "what is asked for");
+    equal(heard, ["connecting", "waiting 1", "connecting", "waiting 2", "connecting", "catching up", "1-1", "waiting 3", "connecting", "catching up", "2-2", "caught-up", "live", "closed"]);
+
+    // Silence is a lost connection; 204 is the end; 401 is for a person.
+    heard.length = 0;
+    const silent = (signal) => new Response(new ReadableStream({ start: (c) => signal.addEventListener("abort", () => c.error(new Error("aborted"))) }));
+    let turn = 0;
+    await new Connection(async (_, signal) => ((turn += 1) === 1 ? silent(signal) : new Response(null, { status: 204 })), on, { random: () => 0, silence: 20 }).run();
+    equal(heard, ["connecting", "catching up", "waiting 1", "connecting", "closed"], "silence");
+    heard.length = 0;
+    await new Connection(async () => new Response('{"code":"bad_token","detail":"no"}', { status: 401 }), on).run();
+    equal(heard, ["connecting", "refused"], "a refusal");
+  });
+});

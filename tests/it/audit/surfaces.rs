@@ -1,0 +1,77 @@
+//! What the scorecard looks like: for programs, for people, and with text that wants to be more than text.
+
+use super::{audit, fake::Fake, run};
+
+const HOSTILE: &str = "<script>alert(1)</script>\u{202e}\u{1b}[31m&\"'";
+
+#[test]
+fn each_connection_with_a_stream_of_its_own_is_told_from_a_shared_one() {
+    let endpoint = Fake::default().start();
+    let found = audit(&[&endpoint.url("/private"), "--trials", "1"]);
+    let card = found.card();
+    assert_eq!(card.is("sync", "fail")["share"], 0.0);
+    card.verdict("trapped");
+}
+
+#[test]
+fn the_json_has_its_documented_shape() {
+    let endpoint = Fake::default().start();
+    let card = audit(&[&endpoint.url("/bare"), "--data", "{}", "--stop-url", &endpoint.url("/chat/x/stop")]).card().0;
+    let keys = |value: &serde_json::Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    assert_eq!(
+        keys(&card),
+        [
+            "schema",
+            "target",
+            "complete",
+            "incomplete_because",
+            "duration_ms",
+            "requests",
+            "events",
+            "verdict",
+            "measures"
+        ]
+    );
+    assert_eq!(card["schema"], "moorline.audit/1");
+    assert_eq!(keys(&card["target"]), ["kind", "url", "method"]);
+    assert_eq!(keys(&card["verdict"]), ["trap", "why"]);
+    let measures = card["measures"].as_array().expect("measures");
+    assert_eq!(
+        measures.iter().map(|m| m["id"].as_str().expect("an id")).collect::<Vec<_>>(),
+        ["resilience", "fidelity", "sync", "control"]
+    );
+    for measure in measures {
+        assert_eq!(keys(measure), ["id", "name", "status", "share", "summary", "figures", "checks", "advice"]);
+        for check in measure["checks"].as_array().expect("checks") {
+            assert_eq!(keys(check), ["what", "status", "evidence"]);
+        }
+    }
+    let documented = include_str!("../../../docs/AUDIT.md");
+    for word in ["moorline.audit/1", "incomplete_because", "lag_p50_ms", "events_after_stop", "not_tested", "undecided"]
+    {
+        assert!(documented.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn hostile_text_stays_text_in_the_page_and_in_the_terminal() {
+    let endpoint = Fake { text: HOSTILE, ..Fake::default() }.start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let page = dir.path().join("report.html");
+    let page = page.to_str().expect("a path");
+    let url = endpoint.url("/bare?q=<b>secret-in-query</b>");
+    let header = "Authorization: Bearer s3cret-t0ken";
+    let found = run(&["audit", &url, "--data", "{}", "--header", header, "--html", page]);
+    assert_eq!(found.code, 1, "{}", found.stderr);
+    let html = std::fs::read_to_string(page).expect("the page");
+    for text in [&html, &found.stdout, &found.stderr] {
+        assert!(!text.contains("secret-in-query") && !text.contains("s3cret"), "{text}");
+        assert!(!text.contains('\u{202e}') && !text.contains('\u{1b}'), "{text}");
+    }
+    assert!(html.contains("&lt;script&gt;") && !html.contains("<script"), "{html}");
+    for outside in ["src=", "href=", "url(", "@import"] {
+        assert!(!html.contains(outside), "{outside} {html}");
+    }
+    assert!(found.stdout.contains("IN THE SINGLE-CONNECTION TRAP"), "{}", found.stdout);
+    assert!(found.stdout.contains("FAIL        Stream resilience"), "{}", found.stdout);
+}
