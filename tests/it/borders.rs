@@ -11,7 +11,7 @@ const BORDERS: [(&str, &[&str]); 8] = [
     ("deadpool_redis", &["store/redis"]),
     ("axum::", &["http", "ingest.rs"]),
     ("hyper::", &["http"]),
-    ("reqwest::", &["client", "audit/wire.rs"]),
+    ("reqwest::", &["client", "audit/wire.rs", "audit/stream.rs"]),
     ("jsonwebtoken", &["auth"]),
     ("crate::hub", &["hub", "http", "sse.rs", "lib.rs"]),
     ("crate::rules", &["rules", "http", "ingest.rs", "writer.rs", "hub.rs", "config.rs", "cli/serve.rs"]),
