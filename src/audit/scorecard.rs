@@ -9,6 +9,9 @@ use super::{Findings, Plan, Stopped, measures};
 /// The shape of the JSON. It changes only with this name.
 const SCHEMA: &str = "moorline.audit/1";
 
+/// Columns of the scorecard in a terminal.
+const WIDTH: usize = 110;
+
 /// How something did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -236,6 +239,7 @@ impl Verdict {
 pub(super) fn percent(share: f64) -> String {
     match share {
         1.0.. => "100 %".into(),
+        0.0 => "0 %".into(),
         share => format!("{:.1} %", (share * 1000.0).floor() / 10.0),
     }
 }
@@ -257,18 +261,43 @@ impl fmt::Display for Scorecard {
         writeln!(f)?;
         for measure in &self.measures {
             let share = measure.share.map(percent).unwrap_or_default();
-            writeln!(f, "{:<10}  {:<22} {share:>7}  {}", measure.status.word(), measure.name, measure.summary)?;
+            let head = format!("{:<10}  {:<22} {share:>7}  ", measure.status.word(), measure.name);
+            write_wrapped(f, &head, &measure.summary)?;
         }
         writeln!(f, "\nVerdict: {}\n         {}", self.verdict.headline(), self.verdict.why)?;
         for measure in &self.measures {
             writeln!(f, "\n{}", measure.name)?;
             for check in &measure.checks {
-                writeln!(f, "  {:<10}  {}: {}", check.status.word(), check.what, check.evidence)?;
+                write_wrapped(
+                    f,
+                    &format!("  {:<10}  ", check.status.word()),
+                    &format!("{}: {}", check.what, check.evidence),
+                )?;
             }
             for advice in &measure.advice {
-                writeln!(f, "  → {advice}")?;
+                write_wrapped(f, "  → ", advice)?;
             }
         }
         Ok(())
     }
+}
+
+/// A text behind a head, in lines of no more than `WIDTH` that stand below each other. A longer word stays whole.
+fn write_wrapped(f: &mut fmt::Formatter<'_>, head: &str, text: &str) -> fmt::Result {
+    let indent = head.chars().count();
+    let mut column = indent;
+    f.write_str(head)?;
+    for (i, word) in text.split(' ').enumerate() {
+        let length = word.chars().count();
+        if i > 0 && column + 1 + length > WIDTH {
+            write!(f, "\n{:indent$}", "")?;
+            column = indent;
+        } else if i > 0 {
+            f.write_str(" ")?;
+            column += 1;
+        }
+        f.write_str(word)?;
+        column += length;
+    }
+    writeln!(f)
 }

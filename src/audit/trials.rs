@@ -59,7 +59,9 @@ pub(super) async fn run(
         let cut = trials.cut(&first, n, label, fraction, away).await?;
         findings.cuts.push(cut);
     }
-    progress("a disconnect with nobody else there".into());
+    if plan.target.can_come_back() {
+        progress("a disconnect with nobody else there".into());
+    }
     findings.disconnect = Some(trials.disconnect(&first).await?);
     if plan.target.can_stop() {
         progress("a stop".into());
@@ -357,7 +359,9 @@ fn sent_again(before: &[Unit], after: &[Unit]) -> (bool, String) {
     let Some(first) = after.first() else {
         return (false, "the same request again brought nothing".into());
     };
-    let text = |unit: &Unit| unit.data.chars().take(40).collect::<String>();
+    // From a little before the place where they differ.
+    let same = first.data.chars().zip(before[0].data.chars()).take_while(|(x, y)| x == y).count();
+    let text = |unit: &Unit| unit.data.chars().skip(same.saturating_sub(12)).take(40).collect::<String>();
     if after.iter().zip(before).all(|(x, y)| x.key == y.key) {
         return (false, "the same request again began from the beginning".into());
     }
@@ -368,7 +372,7 @@ fn sent_again(before: &[Unit], after: &[Unit]) -> (bool, String) {
     {
         return (true, format!("the same request again, with Last-Event-ID, went on with the next number, {next}"));
     }
-    (false, format!("the same request again began another answer: {:?} instead of {:?}", text(first), text(&before[0])))
+    (false, format!("the same request again began another answer: “{}” instead of “{}”", text(first), text(&before[0])))
 }
 
 /// The number at an id's end.

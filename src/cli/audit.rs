@@ -242,7 +242,8 @@ fn shown(scorecard: &Scorecard, colours: bool) -> String {
         let line = output::printable(line);
         let trimmed = line.trim_start();
         let indent = &line[..line.len() - trimmed.len()];
-        let found = STATUSES.iter().find(|(status, _)| trimmed.starts_with(status.word()));
+        // Further in stand the lines that go on.
+        let found = STATUSES.iter().find(|(status, _)| indent.len() <= 2 && trimmed.starts_with(status.word()));
         match found {
             Some((status, colour)) if colours => {
                 let word = status.word();

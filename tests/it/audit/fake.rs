@@ -84,7 +84,7 @@ pub struct Fake {
     pub stop: Stop,
     /// The producer ends with the connection that began it.
     pub dies_with_client: bool,
-    /// What events say, after their number.
+    /// What events say, after their number and that of the answer.
     pub text: &'static str,
 }
 
@@ -186,7 +186,8 @@ impl Desk {
                 }
             }
             let text = self.fake.text;
-            let data = serde_json::json!({"type": "text-delta", "delta": format!("{text} {n} of answer {generation}")});
+            let data =
+                serde_json::json!({"type": "text-delta", "delta": format!("{n} of answer {generation}: {text}")});
             let line = match self.fake.form {
                 Form::Sse => format!("id: {n}\ndata: {data}\n\n"),
                 Form::EqualTokens => "data: {\"choices\":[{\"delta\":{\"content\":\"the\"}}]}\n\n".into(),
