@@ -25,3 +25,6 @@ pub mod reactivation;
 pub mod report;
 pub mod road_map;
 pub mod sample;
+
+#[cfg(test)]
+mod tests;

@@ -6,12 +6,13 @@ use std::{
 };
 
 /// What only these places under `src` may name.
-const BORDERS: [(&str, &[&str]); 8] = [
+const BORDERS: [(&str, &[&str]); 9] = [
     ("redis::", &["store/redis", "lib.rs", "store.rs"]),
     ("deadpool_redis", &["store/redis"]),
     ("axum::", &["http", "ingest.rs"]),
     ("hyper::", &["http"]),
-    ("reqwest::", &["client", "audit/wire.rs", "audit/stream.rs"]),
+    ("reqwest::", &["client", "audit/wire.rs", "audit/stream.rs", "otlp"]),
+    ("opentelemetry", &["otlp"]),
     ("jsonwebtoken", &["auth"]),
     ("crate::hub", &["hub", "http", "sse.rs", "lib.rs"]),
     ("crate::rules", &["rules", "http", "ingest.rs", "writer.rs", "hub.rs", "config.rs", "cli/serve.rs"]),

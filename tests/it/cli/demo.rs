@@ -1,5 +1,6 @@
 //! `moorline demo`, the growth desk, and what its banner promises.
 
+mod figures;
 mod files;
 
 use std::{
@@ -153,7 +154,7 @@ fn the_lines_of_the_banner_work_as_they_stand() {
 #[test]
 fn a_stop_of_one_run_leaves_the_others_to_finish_and_the_report_says_what_is_missing() {
     let demo = demo("400", &["--approval-wait", "1s"]);
-    demo.wait_for_stdout("lifetime-value/r2 │ A customer has brought");
+    said(&demo, "lifetime-value/r2", "A customer");
     shell(&banner_line(&demo, "\"run\":\"r2\""));
     ended(&demo, "lifetime-value/r2", "cancelled");
     ended(&demo, "road-map/r6", "completed");
@@ -281,7 +282,7 @@ fn a_demo_that_is_killed_leaves_no_agent_behind() {
 #[test]
 fn control_c_ends_a_demo_at_work_and_its_agents_frozen_or_not() {
     let mut demo = demo("20", &[]);
-    demo.wait_for_stdout("lifetime-value/r2 │ A customer");
+    said(&demo, "lifetime-value/r2", "A customer");
     let agents = agents(&demo);
     signal("-STOP", agents[2]);
     let _awake_at_last = Wake(agents[2]);
