@@ -42,7 +42,7 @@ pub use ending::Ending;
 pub use problem::Problem;
 pub use server::Server;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::{
     Router,
@@ -120,6 +120,18 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/readyz", &[], get(health::ready)),
         route(Method::GET, METRICS, &[], get(metrics::show)),
     ]
+}
+
+/// The path in the route table that a request's path goes to, whatever its method.
+fn route_of(path: &str) -> Option<&'static str> {
+    static PATHS: LazyLock<Vec<&'static str>> = LazyLock::new(|| routes().iter().map(|route| route.path).collect());
+    let goes_to = |pattern: &&&str| {
+        let (mut asked, mut named) = (path.split('/'), pattern.split('/'));
+        let same =
+            named.by_ref().all(|named| asked.next().is_some_and(|asked| named.starts_with('{') || asked == named));
+        same && asked.next().is_none()
+    };
+    PATHS.iter().find(goes_to).copied()
 }
 
 /// What is served at one address.

@@ -19,6 +19,7 @@
 //! | [`sse`] | what streams look like |
 //! | [`http`] | routes, problems, the server |
 //! | [`metrics`] | what was done so far, in numbers |
+//! | [`otlp`] | what became of each request, for a collector of traces |
 //! | [`client`] | the client that reconnects by itself |
 //! | [`bench`](mod@bench) | the load tool |
 //! | [`audit`] | whether a streaming endpoint is in the single-connection trap |
@@ -40,6 +41,7 @@ pub mod hub;
 pub mod id;
 pub mod ingest;
 pub mod metrics;
+pub mod otlp;
 pub mod quota;
 pub mod rules;
 pub mod sse;

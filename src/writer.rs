@@ -18,6 +18,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     id::{EntryId, Ms, Name},
     metrics::{Appended, METRICS},
+    otlp,
     rules::{self, Action, Control, Effects, Limits, Refusal, Reply, command_key},
     store::{Commit, Outcome, Parted, Producer, Snapshot, Store, StoreError, Version, Versions, Window},
 };
@@ -120,6 +121,7 @@ impl Writers {
 
     /// Does one thing to a session. Once called, it is done even if the caller goes away.
     pub async fn act(self: &Arc<Self>, session: &Name, action: Action) -> Result<Done, WriteError> {
+        let _step = otlp::step("commit");
         if !matches!(action, Action::Append(_)) {
             return self.queue(session, action).await;
         }

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use super::{duration, output};
 use crate::{
     config::{Auth, Config, Cors, DEFAULT_PORT, Drain, Limits, Quotas},
-    rules,
+    otlp, rules,
     store::{Durability, Retention, Tls},
 };
 
@@ -280,6 +280,13 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         output::notice(format_args!("error: --log {:?}: {error}", args.log));
         return ExitCode::from(2);
     }
+    let exporting = match otlp::start() {
+        Ok(exporting) => exporting,
+        Err(error) => {
+            output::notice(format_args!("error: {error}"));
+            return ExitCode::from(2);
+        }
+    };
     let config = args.config();
     if config.auth.is_none() && !args.listen.ip().is_loopback() && !args.insecure_no_auth {
         output::notice(format_args!(
@@ -344,6 +351,9 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     );
     tokio::select! {
         () = server.shutdown(drain) => {
+            if let Some(exporting) = exporting {
+                exporting.finish().await;
+            }
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }

@@ -57,7 +57,7 @@ pub async fn issue(
     headers: HeaderMap,
     extract::Json(body): extract::Json<CommandBody>,
 ) -> Result<Response, Problem> {
-    let request = body.into_request(gateway.limits.event_bytes, observe::traceparent(&headers))?;
+    let request = body.into_request(gateway.limits.event_bytes, observe::passed_on(&headers))?;
     let id = request.id.clone();
     let done = gateway.writers.act(&session, Action::Command(request)).await?;
     let answer = json!({"command": id, "entry": done.ids.first()});

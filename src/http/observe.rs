@@ -26,7 +26,7 @@ use tower_service::Service;
 use tracing::Span;
 
 use super::{Gateway, Problem};
-use crate::{metrics::METRICS, trace::Traceparent};
+use crate::{metrics::METRICS, otlp, trace::Traceparent};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A request's id longer than this is not taken over: it is repeated in every line about the request.
@@ -62,6 +62,8 @@ where
         let id = RequestId::of(request.headers());
         let trace = traceparent(request.headers());
         let (method, path) = (request.method().clone(), request.uri().path());
+        let traced = otlp::Request::begin(method.as_str(), path, super::route_of, trace);
+        let trace = traced.place().or(trace);
         let span = tracing::debug_span!(
             "request",
             request_id = %id,
@@ -71,13 +73,17 @@ where
         );
         // Kept for the one line that a failure is worth; a clone of shared bytes.
         let uri = request.uri().clone();
-        let answer = span.in_scope(|| self.routes.call(request));
-        let about = About { gateway: self.gateway.clone(), id, trace, method, uri, since: Instant::now() };
+        let answer = {
+            let _traced = traced.enter();
+            span.in_scope(|| self.routes.call(request))
+        };
+        let about = About { traced, gateway: self.gateway.clone(), id, trace, method, uri, since: Instant::now() };
         Observing { answer, span, about: Some(about) }
     }
 }
 
 struct About {
+    traced: otlp::Request,
     gateway: Gateway,
     id: RequestId,
     trace: Option<Traceparent>,
@@ -104,6 +110,7 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
+        let _traced = this.about.as_ref().map(|about| about.traced.enter());
         let _entered = this.span.enter();
         let polled = catch_unwind(AssertUnwindSafe(|| this.answer.poll(context)));
         let mut polled = polled.unwrap_or_else(|_| Poll::Ready(Ok(panicked())));
@@ -131,6 +138,7 @@ impl About {
     fn answered(&self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5);
         METRICS.answers[class - 1].add(1);
+        self.traced.answered(status.as_u16());
         let (status, took_ms) = (status.as_u16(), self.since.elapsed().as_millis() as u64);
         match status {
             // Not 503: while Redis is away every request gets one. That it is away is logged once, by the store.
@@ -179,8 +187,14 @@ impl fmt::Display for RequestId {
 }
 
 /// The caller's place in a trace. `None`: it names none, or none that can be understood; then the request begins its own.
-pub fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
+fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
     headers.get("traceparent")?.to_str().ok()?.parse().ok()
+}
+
+/// The place in a trace that goes on with what a request asks of others: the request's own step, where steps are exported,
+/// else its caller's.
+pub fn passed_on(headers: &HeaderMap) -> Option<Traceparent> {
+    otlp::here().or_else(|| traceparent(headers))
 }
 
 /// The trace alone, as logs name it.

@@ -42,6 +42,7 @@ use super::{
 use crate::{
     id::{EntryId, Lane, Ms, Name},
     metrics::{Asked, METRICS},
+    otlp,
 };
 
 /// How to reach Redis, and how to use it.
@@ -196,7 +197,7 @@ impl RedisStore {
 
     /// Runs reading commands about a session as one transaction on a pooled connection.
     async fn transaction(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
-        let since = std::time::Instant::now();
+        let (since, _step) = (std::time::Instant::now(), otlp::step("read"));
         let answer = self.transact(session, pipe).await;
         METRICS.asked(Asked::Read, since, &answer);
         answer

@@ -6,12 +6,13 @@ use std::{
 };
 
 /// What only these places under `src` may name.
-const BORDERS: [(&str, &[&str]); 10] = [
+const BORDERS: [(&str, &[&str]); 11] = [
     ("redis::", &["store/redis", "lib.rs", "store.rs"]),
     ("deadpool_redis", &["store/redis"]),
     ("axum::", &["http", "ingest.rs"]),
     ("hyper::", &["http"]),
-    ("reqwest::", &["client", "audit/wire.rs"]),
+    ("reqwest::", &["client", "audit/wire.rs", "otlp"]),
+    ("opentelemetry", &["otlp"]),
     ("jsonwebtoken", &["auth"]),
     ("csv::", &["desk"]),
     ("crate::desk", &["desk", "cli/demo"]),

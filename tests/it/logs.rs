@@ -28,6 +28,21 @@ async fn a_request_is_logged_under_its_id_and_trace() {
     assert_eq!(span["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736", "{line}");
 }
 
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_program_that_can_t_export_traces_says_so_where_it_is_to() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_moorline"));
+    // It ends by itself: there is no Redis at this port.
+    command.args(["serve", "--listen", "127.0.0.1:0", "--redis-url", "redis://127.0.0.1:1", "--redis-wait", "0"]);
+    let mut said = |endpoint: &str| {
+        let output = command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).output().expect("the moorline program");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let told = said("http://127.0.0.1:4318");
+    assert!(told.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && told.contains("without the feature otlp"), "{told}");
+    assert!(!said("").contains("otlp"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_has_an_id_of_its_own() {
     let replica = start(&[]);

@@ -13,6 +13,7 @@ mod control;
 mod control_fire;
 mod control_model;
 mod cors;
+mod cross_origin;
 mod early_answers;
 mod events;
 mod examples;

@@ -178,11 +178,14 @@ async fn pair() -> (RedisServer, RedisServer) {
     let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
     let replica = RedisServer::start();
     replica.cli(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
-    eventually("a replica in step", || async {
+    eventually("a replica that is online", || async {
         let online = master.cli(&["INFO", "replication"]).contains("state=online");
         online.then_some(())
     })
     .await;
+    // The master calls it online while it still loads what it got, and confirms nothing.
+    master.cli(&["SET", "in-step", "1"]);
+    eventually("a replica in step", || async { (replica.cli(&["GET", "in-step"]) == "1").then_some(()) }).await;
     (master, replica)
 }
 
