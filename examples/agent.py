@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A small agent that works in a Moorline session: the loop to copy into your own. Needs nothing but Python 3.9.
 
-    examples/agent.py SESSION RUN [--words 50] [--pause 0.1]        MOORLINE_URL and MOORLINE_TOKEN: where, and as whom
+    examples/agent.py SESSION RUN [--words 50] [--pause 0.1]        MOORLINE_URL and MOORLINE_TOKEN: where, and as whom;
+                                                                    MOORLINE_TOKEN_FILE: a file that always has a fresh one
     moorline tail SESSION                                           watch it
     moorline command SESSION steer --run RUN --data '"the sea"'     turn it in another direction
     moorline command SESSION stop --run RUN                         stop it
@@ -32,6 +33,7 @@ import urllib.request
 
 URL = os.environ.get("MOORLINE_URL", "http://127.0.0.1:4770").rstrip("/")
 TOKEN = os.environ.get("MOORLINE_TOKEN")
+TOKEN_FILE = os.environ.get("MOORLINE_TOKEN_FILE")
 NAME = "writer"
 PATIENCE = 60.0  # seconds that a gateway may be away: a restart, a failover
 SILENCE = 45.0  # a stream beats every 15 s; after three beats missed nobody is there
@@ -52,8 +54,8 @@ class Stopped(Exception):
 def request(method, path, body=None, headers=(), timeout=30.0, accept="application/json"):
     """Opens a request under /v1/sessions. Raises Refused for what will not heal, OSError for what may."""
     headers = {"Accept": accept, "Content-Type": "application/json", **dict(headers)}
-    if TOKEN:
-        headers["Authorization"] = "Bearer " + TOKEN
+    if token := bearer():
+        headers["Authorization"] = "Bearer " + token
     data = None if body is None else json.dumps(body).encode()
     opened = urllib.request.Request(f"{URL}/v1/sessions/{path}", data, headers, method=method)
     try:
@@ -65,6 +67,14 @@ def request(method, path, body=None, headers=(), timeout=30.0, accept="applicati
             raise Refused(json.load(error)) from None
         except ValueError:
             raise Refused({"detail": f"{error.code} {error.reason}"}) from None
+
+
+def bearer():
+    """The token of the moment: tokens end sooner than agents do."""
+    if not TOKEN_FILE:
+        return TOKEN
+    with open(TOKEN_FILE, encoding="ascii") as file:
+        return file.read().strip()
 
 
 def call(method, path, body=None, headers=()):

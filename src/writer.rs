@@ -9,6 +9,8 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
@@ -18,7 +20,6 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     id::{EntryId, Ms, Name},
     metrics::{Appended, METRICS},
-    otlp,
     rules::{self, Action, Control, Effects, Limits, Refusal, Reply, command_key},
     store::{Commit, Outcome, Parted, Producer, Snapshot, Store, StoreError, Version, Versions, Window},
 };
@@ -86,7 +87,7 @@ struct Writer {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Waiting>,
-    /// A task is at work on the queue.
+    /// Somebody is at work on the queue.
     running: bool,
     used: Option<Instant>,
     /// Taken by the running task.
@@ -121,7 +122,6 @@ impl Writers {
 
     /// Does one thing to a session. Once called, it is done even if the caller goes away.
     pub async fn act(self: &Arc<Self>, session: &Name, action: Action) -> Result<Done, WriteError> {
-        let _step = otlp::step("commit");
         if !matches!(action, Action::Append(_)) {
             return self.queue(session, action).await;
         }
@@ -137,7 +137,7 @@ impl Writers {
             Action::Append(append) => append.producer.clone().map(|producer| (producer, append.events.len())),
             _ => None,
         };
-        {
+        let work = {
             let mut by_session = lock(&self.by_session);
             let writer = by_session
                 .entry(session.clone())
@@ -147,12 +147,14 @@ impl Writers {
                 return Err(WriteError::Overloaded);
             }
             state.queue.push_back(Waiting { action, done });
-            if !state.running {
-                state.running = true;
-                tokio::spawn(self.clone().run(writer.clone()));
-            }
-        }
-        let answer = answer.await.unwrap_or_else(|_| Err(StoreError::Fault("the writer ended".into()).into()));
+            let idle = !std::mem::replace(&mut state.running, true);
+            idle.then(|| Work::new(self.clone().run(writer.clone())))
+        };
+        let answer = match work {
+            Some(work) => work.until(answer).await,
+            None => answer.await,
+        };
+        let answer = answer.unwrap_or_else(|_| Err(StoreError::Fault("the writer ended".into()).into()));
         match (&answer, numbered) {
             (Err(WriteError::Refused(_)), Some((producer, count))) => {
                 let known = self.stored_before(session, &producer, count).await?;
@@ -218,6 +220,37 @@ impl Writers {
             }
         }
         fail(batch, StoreError::Unavailable("too many replicas write to this session's control state at once".into()))
+    }
+}
+
+/// The work on a queue. Whoever finds the queue idle does it, for as long as it waits for its own answer: mostly that is
+/// all there is, and no task has to be made and woken for it (3 to 4 % of the gateway's time for an append, measured). What
+/// is left then, or if the caller goes away, is done by a task.
+struct Work(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Work {
+    fn new(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Work(Some(Box::pin(work)))
+    }
+
+    async fn until<T>(mut self, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        poll_fn(|context| {
+            if self.0.as_mut().is_some_and(|work| work.as_mut().poll(context).is_ready()) {
+                self.0 = None;
+            }
+            answer.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // Without a runtime the process is ending.
+        if let (Some(work), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(work);
+        }
     }
 }
 

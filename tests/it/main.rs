@@ -32,3 +32,4 @@ mod slow_clients;
 mod store_contract;
 mod store_model;
 mod support;
+mod writers;

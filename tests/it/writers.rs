@@ -1,0 +1,108 @@
+//! Who does the work of a session's queue, and what becomes of it when they go away.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use moorline::{
+    event::{Defaults, Event},
+    id::{Lane, Name},
+    rules::{Action, Append, Limits},
+    store::{
+        Commit, From, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription, Tail,
+        memory::MemoryStore,
+    },
+    writer::Writers,
+};
+use tokio::sync::Semaphore;
+
+/// A store that commits when it is let.
+struct Gated {
+    store: MemoryStore,
+    commits: Semaphore,
+}
+
+#[async_trait]
+impl Store for Gated {
+    async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
+        self.commits.acquire().await.expect("a semaphore").forget();
+        self.store.commit(session, commit).await
+    }
+
+    async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
+        self.store.read(session, lane, from, limit).await
+    }
+
+    async fn stat(&self, session: &Name) -> Result<Option<Stat>, StoreError> {
+        self.store.stat(session).await
+    }
+
+    async fn producer(&self, session: &Name, producer: &Name) -> Result<Option<ProducerState>, StoreError> {
+        self.store.producer(session, producer).await
+    }
+
+    async fn delete(&self, session: &Name) -> Result<bool, StoreError> {
+        self.store.delete(session).await
+    }
+
+    async fn subscribe(&self, session: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError> {
+        self.store.subscribe(session, tail).await
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        self.store.health().await
+    }
+
+    fn kind(&self) -> &'static str {
+        "gated"
+    }
+}
+
+fn said(what: &str) -> Action {
+    let event = Event::from_json(&format!("{{\"data\":\"{what}\"}}"), &Defaults::default(), 1000).expect("an event");
+    Action::Append(Append { events: vec![event], ..Default::default() })
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_done_when_whoever_asked_goes_away() {
+    let store = Arc::new(Gated { store: MemoryStore::new(Retention::default()), commits: Semaphore::new(0) });
+    let writers = Writers::new(store.clone(), Limits::default());
+    let session: Name = "s".parse().expect("a name");
+
+    // The first does the work, the second waits for it; both go away before anything has been committed.
+    let mut first = Box::pin(writers.act(&session, said("first")));
+    let mut second = Box::pin(writers.act(&session, said("second")));
+    assert!((&mut first).now_or_never().is_none());
+    assert!((&mut second).now_or_never().is_none());
+    drop(first);
+    drop(second);
+    let mut third = Box::pin(writers.act(&session, said("third")));
+    assert!((&mut third).now_or_never().is_none());
+
+    store.commits.add_permits(10);
+    let done = third.await.expect("an append");
+    let page = store.read(&session, Lane::Events, From::Start, 10).await.expect("a page");
+    let payloads: Vec<_> = page.entries.iter().map(|entry| String::from_utf8_lossy(&entry.payload)).collect();
+    for (payload, what) in payloads.iter().zip(["first", "second", "third"]) {
+        assert!(payload.contains(what), "{payloads:?}");
+    }
+    assert_eq!((payloads.len(), done.ids), (3, vec![page.entries[2].id]));
+}
+
+#[tokio::test]
+async fn whoever_works_for_others_is_answered_before_them() {
+    let store = Arc::new(Gated { store: MemoryStore::new(Retention::default()), commits: Semaphore::new(0) });
+    let writers = Writers::new(store.clone(), Limits::default());
+    let session: Name = "s".parse().expect("a name");
+    let mut first = Box::pin(writers.act(&session, said("first")));
+    assert!((&mut first).now_or_never().is_none());
+    let mut second = Box::pin(writers.act(&session, said("second")));
+    assert!((&mut second).now_or_never().is_none());
+
+    // One commit is let through: the first has its answer, though the second's commit is still to come.
+    store.commits.add_permits(1);
+    first.await.expect("an append");
+    assert!((&mut second).now_or_never().is_none());
+    store.commits.add_permits(1);
+    second.await.expect("an append");
+}
