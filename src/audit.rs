@@ -10,12 +10,16 @@
 //! It only says what it tested: each measure has its evidence, or the reason why there is none. docs/AUDIT.md tells
 //! what the measures mean.
 
+mod control;
 mod findings;
 mod gateway;
 mod judge;
+mod measures;
 mod report;
 mod scorecard;
+mod stream;
 mod target;
+mod template;
 mod trials;
 mod wire;
 
@@ -25,7 +29,8 @@ pub use self::{
     findings::{CutFinding, Fidelity, Findings, StopFinding, SyncFinding},
     report::html,
     scorecard::{Check, Measure, Scorecard, Status, Trap, Verdict},
-    target::{BadTarget, Endpoint, Gateway, IdFrom, StopCall, Target, shown_url},
+    target::{BadTarget, Endpoint, Gateway, IdFrom, StopCall, Target},
+    template::shown_url,
     wire::AuditError,
 };
 
@@ -52,7 +57,7 @@ impl Plan {
 }
 
 /// How the audit came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stopped {
     /// All that was planned was done.
     Done,
@@ -60,6 +65,8 @@ pub enum Stopped {
     TimeUp,
     /// The user ended it.
     Interrupted,
+    /// The endpoint answered at first, and then no more.
+    Failed(String),
 }
 
 /// Audits. `interrupted` ends it early, with what was found so far; `progress` is told what is being done. It fails if
@@ -75,15 +82,20 @@ pub async fn run(
     let stopped = {
         let trials = trials::run(plan, &wire, &mut findings, &progress);
         tokio::select! {
-            result = trials => { result?; Stopped::Done }
-            () = tokio::time::sleep(plan.time) => Stopped::TimeUp,
-            () = interrupted => Stopped::Interrupted,
+            result = trials => result.map(|()| Stopped::Done),
+            () = tokio::time::sleep(plan.time) => Ok(Stopped::TimeUp),
+            () = interrupted => Ok(Stopped::Interrupted),
         }
     };
     plan.target.tidy_up().await;
     findings.requests = wire.requests();
+    let stopped = match stopped {
+        // What was found before stays found.
+        Err(error) if findings.first.is_some() => Stopped::Failed(error.to_string()),
+        stopped => stopped?,
+    };
     if stopped == Stopped::TimeUp && findings.first.is_none() {
-        return Err(AuditError::Nothing(format!("no stream came within {:?}", plan.time)));
+        return Err(AuditError::Nothing(format!("no stream was read to its end within {:?}", plan.time)));
     }
     Ok(Scorecard::of(plan, &findings, stopped, begun.elapsed()))
 }

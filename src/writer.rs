@@ -20,6 +20,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     id::{EntryId, Ms, Name},
     metrics::{Appended, METRICS},
+    otlp,
     rules::{self, Action, Control, Effects, Limits, Refusal, Reply, command_key},
     store::{Commit, Outcome, Parted, Producer, Snapshot, Store, StoreError, Version, Versions, Window},
 };
@@ -137,6 +138,7 @@ impl Writers {
             Action::Append(append) => append.producer.clone().map(|producer| (producer, append.events.len())),
             _ => None,
         };
+        let _step = otlp::step("commit");
         let work = {
             let mut by_session = lock(&self.by_session);
             let writer = by_session

@@ -17,7 +17,7 @@ pub fn html(scorecard: &Scorecard) -> String {
         Trap::Free => "pass",
         Trap::Undecided => "not_tested",
     };
-    let partial = scorecard.incomplete_because.map_or(String::new(), |why| {
+    let partial = scorecard.incomplete_because.as_ref().map_or(String::new(), |why| {
         format!("<p class=\"incomplete\"><strong>Partial scorecard:</strong> {}.</p>", e(why))
     });
     let rows: String = scorecard.measures.iter().map(row).collect();

@@ -1,4 +1,4 @@
-//! The trials, one after the other: the first look with its surfaces, the cuts, the disconnect, the stop.
+//! The trials, one after the other: the first look with its surfaces, the cuts; in `control.rs` the disconnect and the stop.
 
 use std::time::Duration;
 
@@ -6,22 +6,20 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     Plan,
-    findings::{CutFinding, DisconnectFinding, Fidelity, Findings, First, StopFinding, SyncFinding},
+    findings::{CutFinding, Fidelity, Findings, First, SyncFinding},
     judge,
-    wire::{AuditError, End, Unit, Watching, Wire, distinct_ids},
+    stream::{End, Unit, Watching, distinct_ids},
+    wire::{AuditError, Wire},
 };
 
 /// How long a client is away after a cut, if it comes back soon.
-const SOON: Duration = Duration::from_millis(300);
+pub(super) const SOON: Duration = Duration::from_millis(300);
 
 /// How long what is under way may take to arrive.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The first surface has a head start, so that a stream of its own for each connection shows by its lag.
 const HEAD_START: Duration = Duration::from_millis(150);
-
-/// How long a stop may take before it counts as ignored.
-const STOP_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Where the cuts fall, and whether the client is away until the stream is over. In this order, so that few trials have
 /// one of each.
@@ -41,22 +39,29 @@ pub(super) async fn run(
     progress: &(impl Fn(String) + Sync),
 ) -> Result<(), AuditError> {
     let trials = Trials { plan, wire };
+    let begun = Instant::now();
     progress("a stream without a cut, and two more surfaces".into());
     let first = trials.first(findings).await?;
     if !plan.target.can_come_back() {
         progress("a cut, and the same request again".into());
         trials.cut_without_return(&first, findings).await?;
     }
-    for n in 0..plan.cuts {
-        if !plan.target.can_come_back() || first.events < 3 {
-            break;
-        }
+    let cuts = match plan.target.can_come_back() && first.events >= 3 {
+        true => plan.cuts.min(cuts_that_fit(plan, &first, begun.elapsed())),
+        false => 0,
+    };
+    if (1..plan.cuts).contains(&cuts) {
+        progress(format!("a stream takes {:.1} s: {cuts} cuts fit into the time", first.took.as_secs_f64()));
+    }
+    for n in 0..cuts {
         let (label, fraction, away) = CUTS[n % CUTS.len()];
-        progress(format!("cut {} of {}: {label}", n + 1, plan.cuts));
+        progress(format!("cut {} of {cuts}: {label}", n + 1));
         let cut = trials.cut(&first, n, label, fraction, away).await?;
         findings.cuts.push(cut);
     }
-    progress("a disconnect with nobody else there".into());
+    if plan.target.can_come_back() {
+        progress("a disconnect with nobody else there".into());
+    }
     findings.disconnect = Some(trials.disconnect(&first).await?);
     if plan.target.can_stop() {
         progress("a stop".into());
@@ -65,13 +70,23 @@ pub(super) async fn run(
     Ok(())
 }
 
-struct Trials<'a> {
-    plan: &'a Plan,
-    wire: &'a Wire,
+/// How many cuts leave time for the trials of control. At least one.
+fn cuts_that_fit(plan: &Plan, first: &First, spent: Duration) -> usize {
+    let (part, control) = (if first.ended { 1.0 } else { 0.85 }, if plan.target.can_stop() { 2.0 } else { 1.0 });
+    let cut = first.took.mul_f64(part) + PATIENCE;
+    let left = plan.time.saturating_sub(spent).as_secs_f64() - control * (first.took.as_secs_f64() / 2.0 + 4.0);
+    ((left / cut.as_secs_f64()).floor().max(1.0)) as usize
+}
+
+/// Who tries.
+pub(super) struct Trials<'a> {
+    pub plan: &'a Plan,
+    pub wire: &'a Wire,
 }
 
 impl Trials<'_> {
-    fn window(&self) -> Instant {
+    /// Until when a stream that begins now is watched.
+    pub fn window(&self) -> Instant {
         Instant::now() + self.plan.watch
     }
 
@@ -103,8 +118,7 @@ impl Trials<'_> {
         let ended = a.ended(deadline).await;
         for b in &others {
             let last = a.units().last().map(|unit| unit.key.clone());
-            let has =
-                |b: &Watching| last.as_ref().is_none_or(|key| b.units().iter().rev().any(|unit| unit.key == *key));
+            let has = |b: &Watching| last.as_ref().is_none_or(|key| b.holds(key));
             b.until(Instant::now() + PATIENCE, has).await;
         }
         let units = a.units();
@@ -243,9 +257,7 @@ impl Trials<'_> {
                 observer.ended(limit).await;
                 let seen = observer.units();
                 let last = seen.last().map(|unit| (unit.key.clone(), unit.at));
-                let has = |again: &Watching| {
-                    last.as_ref().is_some_and(|(key, _)| again.units().iter().rev().any(|unit| unit.key == *key))
-                };
+                let has = |again: &Watching| last.as_ref().is_some_and(|(key, _)| again.holds(key));
                 again.until(Instant::now() + PATIENCE, has).await;
                 // Whatever else comes, as doubles.
                 again.quiet(SOON, Instant::now() + PATIENCE).await;
@@ -305,117 +317,6 @@ impl Trials<'_> {
             }
         }
     }
-
-    /// The only client leaves without a word. Does the output go on?
-    async fn disconnect(&self, first: &First) -> Result<Result<DisconnectFinding, String>, AuditError> {
-        if !self.plan.target.can_come_back() {
-            let why = "after a disconnect nothing can be seen of the output: it may have stopped, or run on unseen";
-            return Ok(Err(why.into()));
-        }
-        let deadline = self.window();
-        let mut subject = self.plan.target.begin().await?;
-        let a = self.wire.open(&subject.first()).await?;
-        a.until(deadline, |a| a.count() >= 1).await;
-        subject.learn(&a, Instant::now() + PATIENCE).await;
-        let limit = if first.ended { deadline } else { Instant::now() + self.plan.watch.mul_f64(0.2) };
-        let goal = place(first.events, 0.25);
-        a.until(limit, |a| a.count() >= goal).await;
-        if a.end().is_some() {
-            return Ok(Err("the stream was over before the client could leave".into()));
-        }
-        let (before, place) = a.cut();
-        let old = keys(&before);
-        sleep(SOON * 2).await;
-        let Some(request) = subject.again(&place, 1) else {
-            return Ok(Err("there is no address at which the output could be seen afterwards".into()));
-        };
-        let again = match self.wire.open(&request).await {
-            Ok(again) => again,
-            Err(error) => return Ok(Err(format!("the output could not be seen afterwards: {error}"))),
-        };
-        let fresh = |units: &[Unit]| units.iter().filter(|unit| !old.contains(&unit.key)).count();
-        let wanted = (first.events.saturating_sub(old.len()) / 4).max(1);
-        again.until(Instant::now() + PATIENCE, |again| fresh(&again.units()) >= wanted).await;
-        let mut new = fresh(&again.units());
-        if new == 0
-            && let Some(request) = subject.surface(1)
-            && let Ok(other) = self.wire.open(&request).await
-        {
-            // The way back may be what is broken; a new surface sees what there is.
-            other.until(Instant::now() + PATIENCE, |other| fresh(&other.units()) >= wanted).await;
-            new = fresh(&other.units());
-        }
-        let what = match (new, again.end()) {
-            (1.., _) => format!("left after {} events; {new} new ones were there or came afterwards", old.len()),
-            (0, Some((End::Clean, _))) => {
-                format!("left after {} events; the stream then ended with nothing more", old.len())
-            }
-            (0, _) => {
-                return Ok(Err(format!(
-                    "nothing more was seen after the client had left ({} events before): the output may have stopped, or run on unseen",
-                    old.len()
-                )));
-            }
-        };
-        Ok(Ok(DisconnectFinding { went_on: new > 0, what }))
-    }
-
-    /// Stops a stream that two surfaces watch.
-    async fn stop(&self, first: &First) -> Result<Result<StopFinding, String>, AuditError> {
-        let deadline = self.window();
-        let mut subject = self.plan.target.begin().await?;
-        let a = self.wire.open(&subject.first()).await?;
-        a.until(deadline, |a| a.count() >= 1).await;
-        subject.learn(&a, Instant::now() + PATIENCE).await;
-        let b = match subject.surface(1) {
-            Some(request) => self.wire.open(&request).await.ok(),
-            None => None,
-        };
-        let goal = place(first.events, 0.25);
-        let limit = if first.ended { deadline } else { Instant::now() + self.plan.watch.mul_f64(0.2) };
-        a.until(limit, |a| a.count() >= goal).await;
-        if a.end().is_some() {
-            return Ok(Err("the stream was over before it could be stopped".into()));
-        }
-        let (at, sent) = (a.count(), Instant::now());
-        let Some((status, said)) = subject.stop(self.wire).await? else {
-            return Ok(Err(
-                "the stop's address could not be made out: the answer did not hold the stream's {id}".into()
-            ));
-        };
-        // Long enough to tell an end from a pause of the model.
-        let quiet =
-            (first.took / u32::try_from(first.events).unwrap_or(1) * 10).clamp(Duration::from_secs(1), PATIENCE);
-        let given_up = sent + STOP_PATIENCE.min(self.plan.watch);
-        a.quiet(quiet, given_up).await;
-        let units = a.units();
-        let more = units.len() - at;
-        let last = units[at..].last().map_or(sent, |unit| unit.at);
-        let last_after = last.saturating_duration_since(sent);
-        let flowing = a.end().is_none() && Instant::now() >= given_up && last + quiet > given_up;
-        let whole = first.ended && units.len() * 10 >= first.events * 9;
-        let (ran_on, what) = match (flowing, whole) {
-            (true, _) => (
-                true,
-                format!("{more} events after the stop, and it was still going after {:.1} s", last_after.as_secs_f64()),
-            ),
-            (false, true) => (true, format!("{more} events after the stop: it went on to its own end")),
-            (false, false) => {
-                (false, format!("{more} events after the stop, the last {:.2} s after it", last_after.as_secs_f64()))
-            }
-        };
-        let told = match b {
-            Some(b) => {
-                let tells = |b: &Watching| {
-                    b.end().is_some() || b.done() || b.units().iter().any(|u| u.at > sent && says_stopped(&u.data))
-                };
-                Some(b.until(Instant::now() + quiet, tells).await || tells(&b))
-            }
-            None => None,
-        };
-        let append = if ran_on { None } else { subject.append_after_stop().await };
-        Ok(Ok(StopFinding { status, said, at, more, last_after, ran_on, what, told, append }))
-    }
 }
 
 /// What the second and third surface saw of what the first saw while they were there.
@@ -458,7 +359,9 @@ fn sent_again(before: &[Unit], after: &[Unit]) -> (bool, String) {
     let Some(first) = after.first() else {
         return (false, "the same request again brought nothing".into());
     };
-    let text = |unit: &Unit| unit.data.chars().take(40).collect::<String>();
+    // From a little before the place where they differ.
+    let same = first.data.chars().zip(before[0].data.chars()).take_while(|(x, y)| x == y).count();
+    let text = |unit: &Unit| unit.data.chars().skip(same.saturating_sub(12)).take(40).collect::<String>();
     if after.iter().zip(before).all(|(x, y)| x.key == y.key) {
         return (false, "the same request again began from the beginning".into());
     }
@@ -469,7 +372,7 @@ fn sent_again(before: &[Unit], after: &[Unit]) -> (bool, String) {
     {
         return (true, format!("the same request again, with Last-Event-ID, went on with the next number, {next}"));
     }
-    (false, format!("the same request again began another answer: {:?} instead of {:?}", text(first), text(&before[0])))
+    (false, format!("the same request again began another answer: “{}” instead of “{}”", text(first), text(&before[0])))
 }
 
 /// The number at an id's end.
@@ -479,16 +382,10 @@ fn numbered(id: &str) -> Option<u64> {
 }
 
 /// After how many events a stream of so many is cut: not before the first, not after the last but one.
-fn place(events: usize, fraction: f64) -> usize {
+pub(super) fn place(events: usize, fraction: f64) -> usize {
     ((events as f64 * fraction).ceil() as usize).clamp(1, events.saturating_sub(2).max(1))
 }
 
-fn keys(units: &[Unit]) -> Vec<String> {
+pub(super) fn keys(units: &[Unit]) -> Vec<String> {
     units.iter().map(|unit| unit.key.clone()).collect()
-}
-
-/// The words by which streams tell their end.
-fn says_stopped(data: &str) -> bool {
-    let data = data.to_ascii_lowercase();
-    ["run.ended", "abort", "cancel", "stopped", "finish"].iter().any(|word| data.contains(word))
 }

@@ -8,7 +8,7 @@ use super::{Ending, Failure, duration, output};
 use crate::audit::{self, Endpoint, Gateway, IdFrom, Plan, Scorecard, Status, StopCall, Target};
 
 const CODES: &str = "\
-Exit codes: 0 all that was tested passed, 1 something did not, 2 wrong usage, 3 it could not be audited, 130 interrupted \
+Exit codes: 0 all that was tested passed, 1 something did not, 2 wrong usage, 3 it could not be audited, or not to the end, 130 interrupted \
 (with a partial scorecard).
 
 Addresses, headers and bodies may hold {new_id} (fresh for each stream), {id} (see --id-from); the resume URL also {last_id}, \
@@ -117,12 +117,15 @@ pub(super) async fn run(args: AuditArgs) -> Result<Ending, Failure> {
     }
     if interrupted.load(std::sync::atomic::Ordering::Relaxed) {
         Ok(Ending::Interrupted)
-    } else if scorecard.is_good() {
-        Ok(Ending::Done)
-    } else if scorecard.is_tested() {
+    } else if scorecard.is_faulty() {
         Ok(Ending::Faulty)
-    } else {
+    } else if !scorecard.is_tested() {
         Err(Failure::Unaudited("nothing could be tested".into()))
+    } else if let Some(why) = &scorecard.incomplete_because {
+        // What was not reached may be what fails.
+        Err(Failure::Unaudited(format!("the audit is not complete: {why}")))
+    } else {
+        Ok(Ending::Done)
     }
 }
 
@@ -239,7 +242,8 @@ fn shown(scorecard: &Scorecard, colours: bool) -> String {
         let line = output::printable(line);
         let trimmed = line.trim_start();
         let indent = &line[..line.len() - trimmed.len()];
-        let found = STATUSES.iter().find(|(status, _)| trimmed.starts_with(status.word()));
+        // Further in stand the lines that go on.
+        let found = STATUSES.iter().find(|(status, _)| indent.len() <= 2 && trimmed.starts_with(status.word()));
         match found {
             Some((status, colour)) if colours => {
                 let word = status.word();

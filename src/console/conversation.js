@@ -18,6 +18,9 @@ const MORE = 80;
 /** Closer to the end than this, in pixels: the reader follows what comes. */
 const NEAR_END = 80;
 const ROWS_MAX = 200;
+const COLUMNS_MAX = 50;
+/** A date or a name is not broken. */
+const SHORT = 18;
 const PREVIEW_MAX = 20_000;
 
 export class Conversation {
@@ -44,6 +47,10 @@ export class Conversation {
     this.#latest.hidden = true;
     scroller.append(this.#earlier, this.#list, this.#latest);
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    // Also when its tab is chosen: what is not shown has no place to be scrolled to.
+    new ResizeObserver(() => {
+      if (this.#following) scroller.scrollTop = scroller.scrollHeight;
+    }).observe(scroller);
   }
 
   clear() {
@@ -67,7 +74,7 @@ export class Conversation {
     dirty.clear();
     const fresh = [];
     const until = this.#following ? items.length : Math.min(items.length, this.#from + WINDOW_MAX + this.#extra);
-    for (let at = this.#next(items); at < until; at += 1) fresh.push(this.#view(items[at]));
+    for (let at = this.#next(items); at < until; at += 1) fresh.push(this.#view(items, at));
     if (fresh.length > 0) this.#list.append(...fresh);
     const short = fresh.length === 0 && this.#following && this.#from > 0 && this.#views.size < WINDOW;
     if (short) this.#prepend(BIT);
@@ -112,23 +119,37 @@ export class Conversation {
   #prepend(most) {
     const to = this.#from;
     this.#from = Math.max(0, to - most);
-    const elements = this.#items.slice(this.#from, to).map((item) => this.#view(item));
+    const elements = [];
+    for (let at = this.#from; at < to; at += 1) elements.push(this.#view(this.#items, at));
     this.#list.prepend(...elements);
     return elements;
   }
 
   #scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
+    if (clientHeight === 0) return;
     this.#following = scrollHeight - scrollTop - clientHeight < NEAR_END;
     this.#latest.hidden = this.#following || this.#items.length === 0;
   }
 
-  #view(item) {
+  #view(items, at) {
+    const item = items[at];
     const view = VIEWS[item.kind](item, this.#decide);
+    view.element.classList.toggle("same", goesOn(items[at - 1], item));
     this.#views.set(item, view);
     view.update();
     return view.element;
   }
+}
+
+/** Kinds that need not say again who speaks. */
+const SPOKEN = new Set(["message", "table", "file"]);
+const PAUSE_MS = 60_000;
+
+function goesOn(before, item) {
+  if (before === undefined || !SPOKEN.has(before.kind) || !SPOKEN.has(item.kind)) return false;
+  const same = before.agent === item.agent && before.run === item.run && (before.role === "user") === (item.role === "user");
+  return same && item.ms - before.ms < PAUSE_MS;
 }
 
 const VIEWS = { message, table, file, note, command, approval, raw, hidden };
@@ -162,9 +183,16 @@ function table(item) {
   const update = () => {
     title.textContent = item.title ?? "";
     title.hidden = !item.title;
-    const rows = item.rows.slice(0, ROWS_MAX);
-    const head = el("thead", {}, el("tr", {}, ...item.columns.map((cell) => el("th", { scope: "col", dir: "auto" }, cellText(cell)))));
-    const body = el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell))));
+    const rows = item.rows.slice(0, ROWS_MAX).map((row) => row.slice(0, COLUMNS_MAX));
+    const columns = item.columns.slice(0, COLUMNS_MAX);
+    const numeric = columns.map((_, at) => isNumeric(rows.map((row) => row[at])));
+    const cell = (tag) => (value, at) => {
+      const words = cellText(value);
+      const kind = numeric[at] ? "number" : words.length <= SHORT && "short";
+      return el(tag, { class: kind, scope: tag === "th" && "col", dir: "auto" }, words);
+    };
+    const head = el("thead", {}, el("tr", {}, ...columns.map(cell("th"))));
+    const body = el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell("td")))));
     holder.replaceChildren(el("table", {}, head, body));
     const left = item.rows.length - rows.length;
     note.textContent = [item.note, left > 0 ? `${many(left, "more row")} in the log.` : ""].filter(Boolean).join(" ");
@@ -174,12 +202,12 @@ function table(item) {
 }
 
 const NUMBERS = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
-const NUMERIC = /^[-+−]?[$€£]?[\d.,]+\s?%?$/;
+const NUMERIC = /^[-+−]?[$€£]?[\d.,]+\s?[%×xk]?$/;
 
-function cell(value) {
-  const words = cellText(value);
-  const number = typeof value === "number" || NUMERIC.test(words);
-  return el("td", number ? { class: "number" } : { dir: "auto" }, words);
+/** A column of numbers stands to the right, with its head. */
+function isNumeric(values) {
+  const filled = values.filter((value) => value !== null && value !== undefined && value !== "" && value !== "–");
+  return filled.length > 0 && filled.every((value) => typeof value === "number" || NUMERIC.test(cellText(value)));
 }
 
 function cellText(value) {

@@ -4,7 +4,7 @@ import { clock, find, hue, say } from "./dom.js";
 import { NOBODY, TICK_MS } from "./model.js";
 import { colour, fitted, font } from "./plots.js";
 
-const ROW = 30;
+const ROW = 25;
 const AXIS = 22;
 const LANES_MAX = 60;
 const COLUMN = 4;
@@ -67,12 +67,12 @@ export class Lanes {
       pen.fillStyle = ink;
       pen.globalAlpha = 0.17;
       pen.beginPath();
-      pen.roundRect(a, y + 6, Math.max(3, b - a), ROW - 12, 4);
+      pen.roundRect(a, y + 5, Math.max(3, b - a), ROW - 10, 4);
       pen.fill();
       pen.globalAlpha = 1;
       if (to !== null) {
         pen.fillStyle = colour(status === "completed" ? "--good" : status === "cancelled" ? "--stopping" : "--bad");
-        pen.fillRect(Math.max(a, b - 3), y + 6, 3, ROW - 12);
+        pen.fillRect(Math.max(a, b - 3), y + 5, 3, ROW - 10);
       }
     }
     pen.fillStyle = ink;
@@ -87,7 +87,7 @@ export class Lanes {
     const most = Math.max(1, ...columns);
     columns.forEach((count, column) => {
       if (count === 0) return;
-      const tall = 4 + (ROW - 16) * Math.sqrt(count / most);
+      const tall = 4 + (ROW - 14) * Math.sqrt(count / most);
       pen.fillRect(left + column * COLUMN, y + (ROW - tall) / 2, COLUMN - 1, tall);
     });
     for (const { ms, kind } of lane.marks) {

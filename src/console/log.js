@@ -28,7 +28,11 @@ export class Log {
     this.#scroller.addEventListener("keydown", (event) => this.#key(event));
     find("log-filter").addEventListener("input", (event) => this.#setFilter(event.target.value));
     find("log-close").addEventListener("click", () => this.#select(null));
-    new ResizeObserver(() => this.#draw()).observe(this.#scroller);
+    // Also when its tab is chosen: what is not shown has no place to be scrolled to.
+    new ResizeObserver(() => {
+      if (this.#following) this.#scroller.scrollTop = this.#rows.length * ROW;
+      this.#draw();
+    }).observe(this.#scroller);
   }
 
   clear() {
@@ -72,6 +76,7 @@ export class Log {
 
   #scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
+    if (clientHeight === 0) return;
     // Measured by what is there: more may have come since it was scrolled.
     this.#following = scrollHeight - scrollTop - clientHeight < 2 * ROW;
     this.#draw();

@@ -121,6 +121,8 @@ function state(name, detail) {
 
 function refused(problem) {
   if (problem.status === 401 || problem.status === 403) return login(problem);
+  // A name that is none, mostly.
+  welcome();
   toast(problem.detail);
 }
 
@@ -199,8 +201,14 @@ async function issue(command, done) {
   toast(problem.code === "approval_ended" ? "Somebody else has decided before." : problem.detail);
 }
 
-function decide(approval, decision) {
-  return issue({ type: "decide", approval: approval.approval, data: { decision } }, decision === "approve" ? "Approved." : "Denied.");
+/** Those under way: a second press must not come back as somebody else's decision. */
+const deciding = new Set();
+
+async function decide({ approval }, decision) {
+  if (deciding.has(approval)) return;
+  deciding.add(approval);
+  await issue({ type: "decide", approval, data: { decision } }, decision === "approve" ? "Approved." : "Denied.");
+  deciding.delete(approval);
 }
 
 function stop(run, tree) {
@@ -330,7 +338,7 @@ function login(problem) {
   find("cut").hidden = true;
   const held = token() === null ? null : claimsOf(token());
   const whose = held === null ? "" : ` The token here is for ${held.sub ?? "nobody"}${held.exp ? `, until ${clock(held.exp * 1000)}` : ""}.`;
-  say(find("login-problem"), problem.code === "unauthenticated" ? "This gateway asks for a token." : `${problem.detail}.${whose}`);
+  say(find("login-problem"), problem.code === "unauthenticated" ? "This gateway asks for a token." : `The gateway says: ${problem.detail}.${whose}`);
   find("login-token").focus();
 }
 
@@ -338,15 +346,23 @@ find("login").addEventListener("submit", (event) => {
   event.preventDefault();
   keepToken(find("login-token").value.trim());
   find("login-token").value = "";
+  comeIn();
+});
+
+function comeIn() {
   find("login").hidden = true;
   find("choose").hidden = false;
   begin(new URLSearchParams(location.search).get("session"));
-});
+}
+
 find("leave").addEventListener("click", () => {
   keepToken(null);
   location.reload();
 });
 
 adoptToken();
-window.addEventListener("hashchange", adoptToken);
+window.addEventListener("hashchange", () => {
+  adoptToken();
+  if (!find("login").hidden) comeIn();
+});
 begin(new URLSearchParams(location.search).get("session"));

@@ -9,6 +9,8 @@ export const NOBODY = "(no agent)";
 
 /** Lanes are no finer than this. */
 export const TICK_MS = 200;
+/** Beyond this the oldest half leaves the lane. */
+const TICKS_MAX = 50_000;
 
 export class Model {
   constructor() {
@@ -39,11 +41,27 @@ export class Model {
     this.#streams = new Map();
     this.#consecutive = new Map();
     this.#tables = new Map();
+    this.#writing = new Map();
   }
 
   #streams;
   #consecutive;
   #tables;
+  #writing;
+
+  /** What comes without an id after this is another message. */
+  #pause(entry) {
+    const message = this.#consecutive.get(speaker(entry));
+    if (message === undefined) return;
+    this.#consecutive.delete(speaker(entry));
+    this.#rest(message, false);
+  }
+
+  #rest(message, open) {
+    if (message.open === open) return;
+    message.open = open;
+    this.dirty.add(message);
+  }
 
   /** Takes an entry; `json` is its data line. Gives what a log shows of it. */
   take(id, json) {
@@ -62,7 +80,7 @@ export class Model {
     this.lastMs = ms;
     if (agent !== null) this.agents.add(agent);
     this.#lane(entry);
-    if (type !== "text-delta") this.#consecutive.delete(speaker(entry));
+    if (type !== "text-delta") this.#pause(entry);
     (EVENTS[type] ?? raw).call(this, entry);
     return { id, n, ms, type, agent, run, json };
   }
@@ -120,6 +138,7 @@ export class Model {
     const newest = lane.ticks.at(-1);
     if (newest?.from === from) newest.count += 1;
     else lane.ticks.push({ from, count: 1 });
+    if (lane.ticks.length > TICKS_MAX) lane.ticks.splice(0, TICKS_MAX / 2);
     if (entry.type === "run.started") lane.spans.push({ from: entry.ms, to: null, status: "running" });
     if (entry.type === "run.stopping" && lane.spans.length > 0) lane.spans.at(-1).status = "stopping";
     if (entry.type === "run.ended" && lane.spans.length > 0) {
@@ -149,6 +168,11 @@ export class Model {
     }
     message.text += more;
     this.dirty.add(message);
+    // Who writes another one has finished this one, for all that can be seen; more of it may still come.
+    const before = this.#writing.get(speaker(entry));
+    if (before !== undefined && before !== message) this.#rest(before, false);
+    this.#rest(message, true);
+    this.#writing.set(speaker(entry), message);
   }
 
   deltaEnd(entry) {

@@ -13,6 +13,7 @@ export class Panel {
   #commands = new Map();
   #approvals = new Map();
   #control = -1;
+  #parents = new Set();
 
   /** `acts` has `stop(run, tree)`, `steer(run)` and `decide(approval, decision)`. */
   constructor(acts) {
@@ -46,12 +47,13 @@ export class Panel {
 
   #showRuns(model) {
     const runs = inTree(model.runs).slice(-RUNS_MAX);
-    sync(find("runs"), this.#runs, runs, ({ run }) => run.run, ({ run, depth }) => this.#run(run, depth, model));
+    this.#parents = new Set([...model.runs.values()].map((run) => run.parent));
+    sync(find("runs"), this.#runs, runs, ({ run }) => run.run, ({ run, depth }) => this.#run(run, depth));
     for (const { run } of runs) this.#runs.get(run.run).update(run);
     empty(find("runs"), runs.length, "No run yet. A run is one piece of work of one agent.");
   }
 
-  #run(run, depth, model) {
+  #run(run, depth) {
     const name = el("strong", { dir: "auto" }, run.run);
     const who = el("span", { class: "who", dir: "auto" });
     const status = el("span", { class: "status" });
@@ -88,7 +90,7 @@ export class Panel {
       status.title = now.reason ?? "";
       const live = !ended(now.status);
       actions.hidden = !live;
-      tree.hidden = ![...model.runs.values()].some((other) => other.parent === now.run);
+      tree.hidden = !this.#parents.has(now.run);
       tick(Date.now());
     };
     return { element, update, tick };

@@ -50,6 +50,15 @@ await run(async ({ open, api, session }) => {
   assert.ok((await page.locator(".item").count()) > before);
   await page.getByRole("button", { name: "Newest" }).click();
 
+  // A tab of a phone begins at the newest, too, and so does the way back.
+  const phone = await open(consoleOf(session), { viewport: { width: 390, height: 844 } });
+  await becomes(phone, "live");
+  await phone.getByRole("tab", { name: "Log" }).click();
+  await phone.locator("#log-rows .row", { hasText: new RegExp(`^${COUNT}`) }).waitFor();
+  await phone.getByRole("tab", { name: "Talk" }).click();
+  await eventually(() => phone.locator("#conversation").evaluate((it) => it.scrollHeight - it.scrollTop - it.clientHeight < 80));
+  await phone.close();
+
   // And what comes live is there at once.
   for (let at = 0; at < 20; at += 1) await api.append(Array.from({ length: 100 }, (_, n) => event(COUNT + at * 100 + n)));
   await eventually(async () => (await numbers(page)).entries === COUNT + 2_000);

@@ -103,7 +103,7 @@ await run(async ({ open }) => {
     take({ type: "tool", agent: "c" });
     delta("c", null, "three");
     equal(model.items.map((item) => item.text ?? item.type), ["Hello", "World", "anew", "one two", "-", "tool", "three"], "messages");
-    equal(model.items.filter((item) => item.open).length, 5, "open messages");
+    equal(model.items.filter((item) => item.open).length, 3, "open messages");
 
     // A run's ending shuts its messages; an older answer of the gateway does not bring it back to life.
     take({ type: "run.started", agent: "a", run: "r1", data: { attempt: 1, lease_ms: 500 } });

@@ -2,6 +2,8 @@
 
 mod endings;
 mod fake;
+mod forms;
+mod npm;
 mod posts;
 mod returns;
 mod surfaces;

@@ -11,7 +11,7 @@ const BORDERS: [(&str, &[&str]); 11] = [
     ("deadpool_redis", &["store/redis"]),
     ("axum::", &["http", "ingest.rs"]),
     ("hyper::", &["http"]),
-    ("reqwest::", &["client", "audit/wire.rs", "otlp"]),
+    ("reqwest::", &["client", "audit/wire.rs", "audit/stream.rs", "otlp"]),
     ("opentelemetry", &["otlp"]),
     ("jsonwebtoken", &["auth"]),
     ("csv::", &["desk"]),

@@ -216,12 +216,12 @@ impl Running {
     }
 }
 
-fn clients() -> PathBuf {
+pub fn clients() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
 /// What `tests/run` has put into the target directory.
-fn installed(path: &str) -> PathBuf {
+pub fn installed(path: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
     let path = target.join("independent-clients").join(path);
     assert!(path.exists(), "{} is missing: run tests/run, which installs it", path.display());

@@ -76,5 +76,20 @@ fn the_time_is_a_bound() {
     let found = audit(&[&endpoint.url("/stream/{new_id}"), "--time", "4s", "--watch", "2s"]);
     let card = found.card().0;
     assert_eq!(card["incomplete_because"], "the time was up");
+    assert_eq!(found.code, 3, "what passed so far is not all: {}", found.stderr);
     assert!(begun.elapsed() < Duration::from_secs(60));
+}
+
+/// An endpoint that answers at first: what was found stays found.
+#[test]
+fn an_endpoint_that_goes_away_leaves_a_partial_scorecard() {
+    let endpoint = Fake { events: 150, ..Fake::default() }.start();
+    let mut program = Program::start(&["audit", "--json", &endpoint.url("/stream/{new_id}"), "--trials", "3"]);
+    program.wait_for_stderr("cut 2 of 3");
+    drop(endpoint);
+    assert_ne!(program.wait(PATIENCE), 0);
+    let card: serde_json::Value = serde_json::from_str(&program.stdout()).expect("a scorecard");
+    assert_eq!(card["complete"], false);
+    assert!(card["incomplete_because"].as_str().is_some_and(|why| why.contains("nothing answers at")), "{card:#}");
+    assert_eq!(card["measures"][2]["status"], "pass", "{card:#}");
 }

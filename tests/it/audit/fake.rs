@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | `GET /stream/{id}` | begins the stream, or comes back to it, as any SSE endpoint with ids |
-//! | `POST /chat/{id}` | begins it; `GET /chat/{id}` comes back to it |
+//! | `POST /chat/{id}` | begins it; `GET /chat/{id}[?events=|?chars=]` comes back to it |
 //! | `POST /chat/{id}/stop` | |
 //! | `POST /bare` | begins one that nobody can come back to |
 
@@ -21,7 +21,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -61,16 +61,30 @@ pub enum Stop {
     EndsAfter(Duration),
 }
 
+/// What streams look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    #[default]
+    Sse,
+    /// As OpenAI's: equal tokens, no ids.
+    EqualTokens,
+    /// NDJSON.
+    Lines,
+    /// Plain text.
+    Words,
+}
+
 /// An endpoint, to order.
 #[derive(Debug, Clone)]
 pub struct Fake {
     pub events: usize,
     pub pace: Duration,
+    pub form: Form,
     pub comes_back: Return,
     pub stop: Stop,
     /// The producer ends with the connection that began it.
     pub dies_with_client: bool,
-    /// What events say, after their number.
+    /// What events say, after their number and that of the answer.
     pub text: &'static str,
 }
 
@@ -79,6 +93,7 @@ impl Default for Fake {
         Fake {
             events: 61,
             pace: Duration::from_millis(20),
+            form: Form::Sse,
             comes_back: Return::Right,
             stop: Stop::Obeys,
             dies_with_client: false,
@@ -171,8 +186,15 @@ impl Desk {
                 }
             }
             let text = self.fake.text;
-            let data = serde_json::json!({"type": "text-delta", "delta": format!("{text} {n} of answer {generation}")});
-            log.lines.lock().expect("no panic").push(format!("id: {n}\ndata: {data}\n\n"));
+            let data =
+                serde_json::json!({"type": "text-delta", "delta": format!("{n} of answer {generation}: {text}")});
+            let line = match self.fake.form {
+                Form::Sse => format!("id: {n}\ndata: {data}\n\n"),
+                Form::EqualTokens => "data: {\"choices\":[{\"delta\":{\"content\":\"the\"}}]}\n\n".into(),
+                Form::Lines => format!("{data}\n"),
+                Form::Words => format!("word{n} "),
+            };
+            log.lines.lock().expect("no panic").push(line);
             log.turn.send_replace(());
             sleep(self.fake.pace).await;
         }
@@ -204,11 +226,20 @@ async fn begin_bare(State(desk): State<Arc<Desk>>) -> Response {
     serve(&desk, log.clone(), None, desk.fake.dies_with_client.then(|| Life(log)))
 }
 
-async fn come_back(State(desk): State<Arc<Desk>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    match desk.find(&id) {
-        Some(log) => serve(&desk, log, after(&headers), None),
-        None => StatusCode::NOT_FOUND.into_response(),
-    }
+async fn come_back(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+    Query(query): Query<HashMap<String, usize>>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(log) = desk.find(&id) else { return StatusCode::NOT_FOUND.into_response() };
+    let events = query.get("events").copied();
+    let chars = query.get("chars").map(|chars| {
+        let mut left = *chars;
+        let lines = log.lines.lock().expect("no panic");
+        lines.iter().take_while(|line| left.checked_sub(line.len()).map(|rest| left = rest).is_some()).count()
+    });
+    serve(&desk, log, after(&headers).or(events).or(chars).filter(|after| *after > 0), None)
 }
 
 async fn stop(State(desk): State<Arc<Desk>>, Path(id): Path<String>) -> StatusCode {
@@ -234,6 +265,12 @@ impl Drop for Life {
 
 fn serve(desk: &Desk, log: Arc<Log>, after: Option<usize>, life: Option<Life>) -> Response {
     let fault = if after.is_some() { desk.fake.comes_back } else { Return::Right };
+    let form = desk.fake.form;
+    let kind = match form {
+        Form::Sse | Form::EqualTokens => "text/event-stream",
+        Form::Lines => "application/x-ndjson",
+        Form::Words => "text/plain; charset=utf-8",
+    };
     let mut next = after.unwrap_or(0);
     match fault {
         Return::EndsAtOnce => return sse(Body::empty()),
@@ -263,12 +300,13 @@ fn serve(desk: &Desk, log: Arc<Log>, after: Option<usize>, life: Option<Life>) -
                     return Some((Ok::<_, Infallible>(Bytes::from(text)), (log, next, turned, life, false)));
                 }
                 if done {
-                    return Some((Ok(Bytes::from_static(b"data: [DONE]\n\n")), (log, next, turned, life, true)));
+                    let last: &[u8] = if kind == "text/event-stream" { b"data: [DONE]\n\n" } else { b"" };
+                    return Some((Ok(Bytes::from_static(last)), (log, next, turned, life, true)));
                 }
                 turned.changed().await.expect("the log");
             }
         });
-    sse(Body::from_stream(body))
+    ([(header::CONTENT_TYPE, kind)], Body::from_stream(body)).into_response()
 }
 
 /// What comes through of these events, the first of which has the number `before + 1`.

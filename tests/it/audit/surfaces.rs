@@ -2,7 +2,7 @@
 
 use super::{audit, fake::Fake, run};
 
-const HOSTILE: &str = "<script>alert(1)</script>\u{202e}\u{1b}[31m&\"'";
+const HOSTILE: &str = "\u{202e}<script>alert(1)</script>\u{1b}[31m&\"'";
 
 #[test]
 fn each_connection_with_a_stream_of_its_own_is_told_from_a_shared_one() {
