@@ -2,7 +2,7 @@
 
 use super::{
     finding::{Finding, escaped},
-    number::dollars,
+    number::{dollars, grouped},
 };
 
 /// One agent's part of it.
@@ -28,8 +28,8 @@ pub fn headlines(chapters: &[Chapter]) -> Vec<String> {
     {
         lines.push(format!(
             "Call {} past customers and {} old leads first: {} in bookings to plan with.",
-            customers,
-            leads,
+            grouped(customers),
+            grouped(leads),
             dollars(planned)
         ));
     }
@@ -37,17 +37,19 @@ pub fn headlines(chapters: &[Chapter]) -> Vec<String> {
         lines.push(format!("A customer has brought {} so far.", dollars(value)));
     }
     if let (Some(lost), Some(process)) = (figure("/lost"), figure("/lost_bad_process")) {
+        let (process, lost) = (grouped(process), grouped(lost));
         lines.push(format!("{process} of {lost} lost leads were lost by the process, not by the lead."));
     }
     if let (Some(kept), Some(open)) = (figure("/kept"), figure("/open")) {
-        lines.push(format!("{kept} of {open} open leads stay on the list."));
+        lines.push(format!("{} of {} open leads stay on the list.", grouped(kept), grouped(open)));
     }
     if let (Some(attempts), Some(planned)) = (figure("/attempts"), figure("/planned")) {
         lines
             .push(format!("The calendar has {attempts} attempts to reach {planned} leads that asked to be contacted."));
     }
     if let (Some(jobs), Some(revenue), Some(capacity)) = (figure("/jobs"), figure("/revenue"), figure("/capacity")) {
-        lines.push(format!("{jobs} jobs and {} in 360 days, at {capacity} jobs a month at most.", dollars(revenue)));
+        let (jobs, revenue) = (grouped(jobs), dollars(revenue));
+        lines.push(format!("{jobs} jobs and {revenue} in 360 days, at {capacity} jobs a month at most."));
     }
     lines
 }

@@ -262,9 +262,9 @@ fn ads_sentence(f: &Figures) -> String {
     if f.ads_cost == 0 {
         return format!("{gate} The file has no cost of ads, so none are planned after that either.");
     }
-    let so_far = format!("Ads have returned {} for each dollar so far", times(f.ads_revenue, f.ads_cost));
+    let so_far = format!("Each dollar of ads has returned ${} so far", times(f.ads_revenue, f.ads_cost));
     if f.ads_revenue < ROAS_LEAST * f.ads_cost {
-        format!("{gate} {so_far}, less than {ROAS_LEAST}.0×: none are planned until that is better.")
+        format!("{gate} {so_far}, less than ${ROAS_LEAST}: none are planned until that is better.")
     } else if ads == 0 {
         format!("{gate} {so_far}, but the crew is full without them: none are planned.")
     } else {
@@ -281,7 +281,7 @@ fn work_table() -> Table {
     let rows = [
         "Call the reactivation list and the open SQLs. Set up the CRM: source, attempts, discovery and outcome of every lead.",
         "Work the cadence. Hold discovery with every QSO. Offer the Priority Program. Keep a full block of CRM data.",
-        "Ads on at most half of the free slots, if they return 3.0× or more. Weekly: discovery to close.",
+        "Ads on at most half of the free slots, if a dollar returns $3 or more. Weekly: discovery to close.",
         "Ads up to the free slots. Fully booked? Raise prices first, then the crew.",
     ];
     rows.into_iter().enumerate().fold(Table::new("What to do", &["block", "work"]), |table, (i, work)| {
@@ -296,7 +296,7 @@ fn metrics_table(f: &Figures, found: &Findings) -> Table {
     let close = found.pipeline.as_ref().map_or_else(none, |p| Share::of(p.discovered_won, p.discovered).text());
     let first = f.blocks.first().map_or(0, |block| block.revenue);
     Table::new("What to watch", &["metric", "today", "act when"])
-        .row(vec!["ROAS (ad revenue per ad dollar)".into(), roas.into(), "below 3.0×: stop the ads".into()])
+        .row(vec!["ROAS (ad revenue per ad dollar)".into(), roas.into(), "below 3.0: stop the ads".into()])
         .row(vec!["LTV (revenue a customer so far)".into(), value.into(), "it falls: call past customers".into()])
         .row(vec!["discovery to close".into(), close.into(), "it falls: listen to three calls".into()])
         .row(vec![
@@ -307,8 +307,8 @@ fn metrics_table(f: &Figures, found: &Findings) -> Table {
         .note("Revenue per block: the last 90 days, against the plan.")
 }
 
-/// `7.3×`.
+/// `7.3`.
 fn times(part: Cents, whole: Cents) -> String {
     let tenths = proportion(part, 10, whole);
-    format!("{}.{}×", tenths / 10, tenths % 10)
+    format!("{}.{}", tenths / 10, tenths % 10)
 }

@@ -261,7 +261,7 @@ impl Writer {
             attempts = attempts.max(2);
         }
         let amount = quoted.map(|_| self.amount(segment));
-        let cost = if source == "ads" { money(self.rng.i64(9_000..24_000)) } else { String::new() };
+        let cost = if source == "ads" { money(self.rng.i64(18_000..45_000)) } else { String::new() };
         let date = |day: Option<Date>| day.map(|day| day.to_string()).unwrap_or_default();
         let stage = if won {
             "won"

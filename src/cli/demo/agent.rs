@@ -11,7 +11,7 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use super::role::Role;
 use crate::{
@@ -27,7 +27,11 @@ use crate::{
 const REASON_MAX_CHARS: usize = 200;
 
 /// How long a row of a table takes to read, in tokens.
-const TOKENS_PER_ROW: f64 = 4.0;
+const TOKENS_PER_ROW: f64 = 8.0;
+
+/// How long a question is asked again that got no answer, and how often.
+const ASK_PATIENCE: Duration = Duration::from_secs(60);
+const ASK_PAUSE: Duration = Duration::from_millis(500);
 
 /// One agent at work in one run.
 pub(super) struct Agent {
@@ -200,7 +204,18 @@ impl Agent {
     pub async fn decision(&mut self, name: &str, prompt: Value, wait: Duration) -> Result<Verdict, Halt> {
         let approval: Name = name.parse().map_err(|_| Halt::Failed(format!("{name:?} is no name")))?;
         let ask = AskApproval::new(approval, self.run.clone(), prompt, wait);
-        self.place.client.ask_approval(&self.place.session, self.attempt, &ask).await?;
+        let asked_at = Instant::now();
+        loop {
+            match self.place.client.ask_approval(&self.place.session, self.attempt, &ask).await {
+                Ok(()) => break,
+                // An earlier try got through, and its answer did not.
+                Err(error) if error.code() == Some("approval_exists") => break,
+                Err(error) if error.is_transient() && asked_at.elapsed() < ASK_PATIENCE => {
+                    self.wait_for(sleep(ASK_PAUSE)).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
         let options = FollowOptions {
             runs: vec![self.run.clone()],
             types: ["approval.decided", "approval.superseded"].map(str::to_owned).to_vec(),
@@ -331,7 +346,8 @@ impl Agent {
             // Whomever it names: it may reach this run by its parent. The run's own status tells.
             "stop" => self.ask().await?,
             "decide" => {}
-            "steer" if ours && self.role.takes_steers() => {
+            // A message to all is for the one that can do something about it.
+            "steer" | "message" if ours && self.role.takes_steers() => {
                 let text = command.data.as_str().or_else(|| command.data["text"].as_str());
                 let text = text.map_or_else(|| command.data.to_string(), str::to_owned);
                 if let Some(older) = self.steer.replace(Steer { command: command.command, text }) {

@@ -224,8 +224,12 @@ fn a_steer_of_the_capacity_draws_the_road_map_again_and_nonsense_is_rejected_wit
     let nonsense = shell(&line.replace("capacity is 6 jobs a month", "make it pop"));
     assert!(nonsense.contains("\"command\""), "{nonsense}");
     demo.wait_for_stdout("command.rejected");
-    shell(&line);
-    demo.wait_for_stdout("command.consumed");
+    shell(&line.replace("is 6", "is 9"));
+    demo.wait_for_stdout("steered {\"capacity\":9}");
+    // Said to all, it is for the one that can do something about it.
+    shell(&line.replace("\"steer\",\"agent\":\"road-map\"", "\"message\""));
+    demo.wait_for_stdout("steered {\"capacity\":6}");
+    wait_until("two consumed", || demo.stdout().matches("command.consumed").count() == 2, &demo);
     said(&demo, "road-map/r6", "Capacity is 6 jobs a month, as you said.");
     shell(&banner_line(&demo, "\"decision\":\"deny\""));
     ended(&demo, "orchestrator/r0", "completed");
