@@ -96,10 +96,19 @@ impl Trials<'_> {
         let quiet =
             (first.took / u32::try_from(first.events).unwrap_or(1) * 10).clamp(Duration::from_secs(1), PATIENCE);
         let given_up = sent + STOP_PATIENCE.min(self.plan.watch);
-        a.quiet(quiet, given_up).await;
+        let says = |watching: &Watching| watching.units().iter().skip(at).any(|unit| says_stopped(&unit.data));
+        loop {
+            a.quiet(quiet, given_up).await;
+            // Silence on an open stream may be a pause: only its end, or a word of it, is sure.
+            let count = a.count();
+            if a.end().is_some() || says(&a) || !a.until(given_up, |a| a.count() > count).await {
+                break;
+            }
+        }
         let units = a.units();
-        let more = units.len() - at;
-        let last = units[at..].last().map_or(sent, |unit| unit.at);
+        // Fewer where ids begin late: what has none counts no more then.
+        let more = units.len().saturating_sub(at);
+        let last = units.iter().skip(at).last().map_or(sent, |unit| unit.at);
         let last_after = last.saturating_duration_since(sent);
         let flowing = a.end().is_none() && Instant::now() >= given_up && last + quiet > given_up;
         let whole = first.ended && units.len() * 10 >= first.events * 9;
