@@ -20,6 +20,8 @@ export class Log {
   #selected = null;
   #following = true;
   #stale = true;
+  /** So many rows have their place. A row beyond them would make the list longer, and its end look like a place further up. */
+  #sized = 0;
 
   constructor() {
     this.#scroller.append(this.#sizer);
@@ -30,8 +32,8 @@ export class Log {
     find("log-close").addEventListener("click", () => this.#select(null));
     // Also when its tab is chosen: what is not shown has no place to be scrolled to.
     new ResizeObserver(() => {
-      if (this.#following) this.#scroller.scrollTop = this.#rows.length * ROW;
-      this.#draw();
+      this.#stale = true;
+      this.update();
     }).observe(this.#scroller);
   }
 
@@ -57,8 +59,9 @@ export class Log {
   update() {
     if (!this.#stale) return;
     this.#stale = false;
-    this.#sizer.style.height = `${this.#rows.length * ROW}px`;
-    if (this.#following) this.#scroller.scrollTop = this.#rows.length * ROW;
+    this.#sized = this.#rows.length;
+    this.#sizer.style.height = `${this.#sized * ROW}px`;
+    if (this.#following) this.#scroller.scrollTop = this.#sized * ROW;
     this.#draw();
   }
 
@@ -86,7 +89,7 @@ export class Log {
     const { scrollTop, clientHeight } = this.#scroller;
     if (clientHeight === 0) return;
     const first = Math.max(0, Math.floor(scrollTop / ROW) - SPARE);
-    const last = Math.min(this.#rows.length, Math.ceil((scrollTop + clientHeight) / ROW) + SPARE);
+    const last = Math.min(this.#sized, Math.ceil((scrollTop + clientHeight) / ROW) + SPARE);
     while (this.#pool.length < last - first) this.#pool.push(new Row(this.#sizer));
     while (this.#pool.length > last - first) this.#pool.pop().element.remove();
     for (let at = first; at < last; at += 1) {

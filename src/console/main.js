@@ -116,7 +116,8 @@ function state(name, detail) {
   }
   if (name === "off") say(find("resume"), `Cut after entry ${parseId(ledger.last ?? "0-0").n}. The session goes on without you.`);
   if (name === "refused") refused(detail);
-  ask();
+  // At once, also where history was drawn seldom: the numbers are those of this state.
+  requestAnimationFrame(frame);
 }
 
 function refused(problem) {

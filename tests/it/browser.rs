@@ -148,7 +148,7 @@ async fn nothing_but_the_consoles_own_files_runs_in_it() {
         let at = if name == "index.html" { "/console".into() } else { format!("/console/{name}") };
         let served = answer(http().get(gateway.url(&at))).await;
         assert_eq!(served.status, 200, "{name} is not served");
-        assert_eq!(served.text, text, "{name} is another one");
+        assert!(served.text == text, "{name} is another one: the program was built before it changed");
         let headers = &served.headers;
         let policy = headers["content-security-policy"].to_str().expect("text");
         assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"));
