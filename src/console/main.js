@@ -152,6 +152,7 @@ function frame() {
   find("numbers").dataset.trouble = ledger.gaps + ledger.duplicates > 0;
   say(find("cursor"), ledger.last === null ? "" : ledger.last);
   const waiting = [...model.approvals.values()].filter((one) => one.decision === null).length;
+  say(find("tab-waiting"), waiting === 0 ? "" : String(waiting));
   document.title = `${waiting > 0 ? `(${waiting}) ` : ""}${find("session-name").textContent} · Moorline`;
   // Not every token: what is over, and what waits.
   if (live && model.news.length > 0) say(find("spoken"), model.news.slice(-3).join(". "));

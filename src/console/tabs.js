@@ -11,6 +11,8 @@ export function tabs(narrow) {
   const buttons = VIEWS.map(([view, words]) =>
     el("button", { type: "button", role: "tab", id: `tab-${view}`, "aria-controls": view, onclick: () => show(view) }, words),
   );
+  // What waits for a decision must show in every view.
+  buttons[1].append(" ", el("span", { class: "badge", id: "tab-waiting" }));
   list.append(...buttons);
   list.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

@@ -17,6 +17,7 @@ await run(async ({ open, api, session }) => {
     await asked.getByText("Drop these leads?").waitFor();
     assert.deepEqual(await asked.locator("li").allTextContents(), items);
     assert.equal(await page.locator("#approvals-count").textContent(), "1");
+    assert.equal(await page.locator("#tab-waiting").textContent(), "1");
   }
   await b.locator("#approvals").getByRole("button", { name: "Approve" }).click();
   for (const page of [a, b]) {
