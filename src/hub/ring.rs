@@ -215,7 +215,8 @@ impl Ring {
             self.tail = page.extent.last;
         }
         for entry in page.entries {
-            self.append(entry.id, entry.payload);
+            // A copy: what was read is a slice of the whole page, which would stay for as long as one entry of it does.
+            self.append(entry.id, Bytes::copy_from_slice(&entry.payload));
         }
         self.closed = page.closed;
         let applied = held.into_iter().all(|(first, payloads)| self.apply(first, payloads));

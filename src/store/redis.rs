@@ -3,7 +3,7 @@
 //! | what | over which connection | why |
 //! |---|---|---|
 //! | commits | a few shared ones, pipelined | 112k/s against 35k/s for exclusive checkouts (measured, Redis 7.0) |
-//! | pages, stats | the `deadpool-redis` pool | a long page must not delay a token |
+//! | pages, stats | a pool of their own (`pages.rs`) | a long page must not delay a token |
 //! | pushes | one of its own | a connection in subscriber mode takes no other commands |
 //!
 //! Keys, all on one cluster slot: `<prefix>{<session>}:meta`, `:events`, `:commands`, and the channel `:tail`.
@@ -12,10 +12,13 @@ mod append;
 mod clock;
 mod commit;
 mod link;
+mod pages;
+mod reply;
 mod script;
 pub mod start;
 mod tail;
 mod tls;
+mod wire;
 
 use std::{
     sync::{
@@ -27,22 +30,18 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use deadpool_redis::{Manager, Pool, Runtime};
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, Value};
 
 use link::Link;
+use pages::Pages;
 pub use script::Durability;
 pub use tls::Tls;
 use tokio::sync::Notify;
 
-use super::{
-    Commit, Entry, Extent, From, Lost, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription,
-    Tail,
-};
+use super::{Commit, From, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription, Tail};
 use crate::{
-    id::{EntryId, Lane, Ms, Name},
+    id::{Lane, Name},
     metrics::{Asked, METRICS},
-    otlp,
 };
 
 /// How to reach Redis, and how to use it.
@@ -93,11 +92,10 @@ pub struct RedisStore {
     appenders: Vec<append::Appender>,
     commit: script::Script,
     erase: script::Script,
-    reads: redis::Script,
     commits: Vec<Link>,
     /// Sessions are spread over the commit connections by this hash; one session stays on one.
     spread: std::hash::RandomState,
-    pages: Pool,
+    pages: Pages,
     tails: tail::Tails,
     health_turn: AtomicUsize,
 }
@@ -150,28 +148,15 @@ impl RedisStore {
             commits.push(link.map_err(store_error)?);
         }
 
-        // A page may be megabytes: give it longer than a commit.
-        let page = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(config.timeout))
-            .set_response_timeout(Some(config.timeout * 5));
-        let pages = Pool::builder(Manager::new_with_config(info, page).map_err(fault)?)
-            .max_size(config.page_connections.max(1))
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(config.timeout * 5))
-            .create_timeout(Some(config.timeout))
-            .recycle_timeout(Some(config.timeout))
-            .build()
-            .map_err(|e| StoreError::Fault(e.to_string()))?;
-
         let appenders = commits.iter().map(|commits| append::Appender::start(commits.clone(), &config)).collect();
         let keys = Keys { prefix: config.prefix.as_str().into() };
+        let pages = Pages::new(keys.clone(), info, &config)?;
         let tails = tail::Tails::start(client, commits.clone(), renewed, pages.clone(), &config).await?;
         Ok(RedisStore {
             keys,
             appenders,
             commit: commit::script(&config),
             erase: script::Script::new(include_str!("redis/delete.lua").to_owned(), config.durability, config.timeout),
-            reads: redis::Script::new(include_str!("redis/read.lua")),
             commits,
             spread: Default::default(),
             pages,
@@ -192,36 +177,6 @@ impl RedisStore {
         if matches!(outcome, Err(StoreError::Unavailable(why)) if why.contains("READONLY")) {
             // All of them: the name leads elsewhere by now, and they must not lead to different servers.
             self.commits.iter().for_each(Link::takes_no_writes);
-        }
-    }
-
-    /// Runs reading commands about a session as one transaction on a pooled connection.
-    async fn transaction(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
-        let (since, _step) = (std::time::Instant::now(), otlp::step("read"));
-        let answer = self.transact(session, pipe).await;
-        METRICS.asked(Asked::Read, since, &answer);
-        answer
-    }
-
-    async fn transact(&self, session: &Name, pipe: &redis::Pipeline) -> Result<Vec<Value>, StoreError> {
-        let mut connection = self.pages.get().await.map_err(pool_error)?;
-        match pipe.query_async(&mut connection).await {
-            // When its memory is full Redis queues no commands for a transaction, but a script may still read. Not the
-            // usual way: a page that passes through Lua costs more.
-            Err(error) if refused(&error, &["OOM"]) => {
-                let mut invocation = self.reads.prepare_invoke();
-                invocation.key(self.keys.meta(session));
-                for command in pipe.cmd_iter() {
-                    let words = command.args_iter().filter_map(|word| match word {
-                        redis::Arg::Simple(word) => Some(word),
-                        _ => None,
-                    });
-                    let words: Vec<&[u8]> = words.collect();
-                    invocation.arg(words.len()).arg(words);
-                }
-                invocation.invoke_async(&mut connection).await.map_err(store_error)
-            }
-            reply => reply.map_err(store_error),
         }
     }
 }
@@ -251,87 +206,15 @@ impl Store for RedisStore {
     }
 
     async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
-        let key = self.keys.lane(session, lane);
-        let last_field = if lane == Lane::Events { "e" } else { "c" };
-        let mut pipe = redis::pipe();
-        pipe.atomic();
-        pipe.cmd("HMGET").arg(self.keys.meta(session)).arg(&["at", "x", last_field]);
-        pipe.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
-        match from {
-            From::Start => pipe.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(limit),
-            // From the cursor itself on: its presence is the proof that the log still continues it.
-            From::After(id) => {
-                pipe.cmd("XRANGE").arg(&key).arg(id.to_string()).arg("+").arg("COUNT").arg(limit.saturating_add(1))
-            }
-            From::Latest => pipe.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(limit),
-        };
-        let replies = self.transaction(session, &pipe).await?;
-        let [meta, first, entries] = <[Value; 3]>::try_from(replies).map_err(|r| unreadable("a page", &r))?;
-        let [created, closed, last] = <[Value; 3]>::try_from(array(meta)?).map_err(|r| unreadable("meta", &r))?;
-        let created = optional(created, ms)?;
-        let extent =
-            Extent { first: stream(first)?.first().map(|e| e.id), last: optional(last, entry_id)?.unwrap_or_default() };
-        let mut page = Page {
-            exists: created.is_some(),
-            closed: optional(closed, ms)?.is_some(),
-            extent,
-            lost: None,
-            entries: stream(entries)?,
-        };
-        match from {
-            From::Latest => page.entries.reverse(),
-            From::After(EntryId::ZERO) if extent.is_whole() => page.entries.truncate(limit),
-            From::After(id) if page.entries.first().is_some_and(|e| e.id == id) => {
-                page.entries.remove(0);
-            }
-            From::After(id) => {
-                let start = Box::pin(self.read(session, lane, From::Start, limit)).await?;
-                page = Page { lost: Some(Lost::why(id, created, extent)), ..start };
-            }
-            From::Start => {}
-        }
-        Ok(page)
+        self.pages.read(session, lane, from, limit).await
     }
 
     async fn stat(&self, session: &Name) -> Result<Option<Stat>, StoreError> {
-        let mut pipe = redis::pipe();
-        pipe.atomic();
-        pipe.cmd("TIME");
-        pipe.cmd("HGETALL").arg(self.keys.meta(session));
-        for lane in Lane::ALL {
-            pipe.cmd("XRANGE").arg(self.keys.lane(session, lane)).arg("-").arg("+").arg("COUNT").arg(1);
-        }
-        let replies = self.transaction(session, &pipe).await?;
-        let [time, meta, events, commands] = <[Value; 4]>::try_from(replies).map_err(|r| unreadable("a stat", &r))?;
-        let (seconds, micros): (u64, u64) =
-            redis::from_redis_value(time).map_err(|e| StoreError::Fault(e.to_string()))?;
-        let fields = pairs(meta)?;
-        let last = |field: &str| -> Result<EntryId, StoreError> {
-            let found = fields.iter().find(|(key, _)| key == field);
-            found.map_or(Ok(EntryId::ZERO), |(_, id)| entry_id(Value::BulkString(id.to_vec())))
-        };
-        let lanes = [(events, last("e")?), (commands, last("c")?)];
-        let [events, commands] =
-            lanes.map(|(first, last)| Ok(Extent { first: stream(first)?.first().map(|e| e.id), last }));
-        let lanes: [Extent; 2] = [events?, commands?];
-        let now = (seconds * 1000 + micros / 1000).max(lanes[0].last.ms).max(lanes[1].last.ms);
-        let mut snapshot = commit::snapshot(now, fields)?;
-        snapshot.now = now.max(snapshot.state.as_ref().map_or(0, |state| state.created));
-        Ok(snapshot.state.is_some().then_some(Stat { snapshot, lanes }))
+        self.pages.stat(session).await
     }
 
     async fn producer(&self, session: &Name, producer: &Name) -> Result<Option<ProducerState>, StoreError> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("HGET").arg(self.keys.meta(session)).arg(format!("p.{producer}"));
-        let life = self.transaction(session, &pipe).await?.pop().unwrap_or(Value::Nil);
-        optional(life, |life| {
-            let life = text(life)?;
-            let mut numbers = life.split(' ').map(|part| part.parse::<u64>().ok());
-            match (numbers.next().flatten(), numbers.next().flatten()) {
-                (Some(epoch), Some(next_seq)) => Ok(ProducerState { epoch, next_seq }),
-                _ => Err(StoreError::Fault(format!("a producer reads {life:?}"))),
-            }
-        })
+        self.pages.producer(session, producer).await
     }
 
     async fn delete(&self, session: &Name) -> Result<bool, StoreError> {
@@ -423,14 +306,6 @@ fn script_error(error: &str) -> StoreError {
     }
 }
 
-/// An error of the pool: what it says is that of the connection that it could not make, or that there is none free.
-fn pool_error(error: deadpool_redis::PoolError) -> StoreError {
-    match error {
-        deadpool_redis::PoolError::Backend(error) => store_error(error),
-        other => StoreError::Unavailable(other.to_string()),
-    }
-}
-
 fn unreadable(what: &str, reply: &dyn std::fmt::Debug) -> StoreError {
     StoreError::Fault(format!("{what} reads {reply:?}").chars().take(200).collect())
 }
@@ -445,10 +320,6 @@ fn array(value: Value) -> Result<Vec<Value>, StoreError> {
     }
 }
 
-fn optional<T>(value: Value, read: impl FnOnce(Value) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-    if value == Value::Nil { Ok(None) } else { read(value).map(Some) }
-}
-
 fn bulk(value: Value) -> Result<Bytes, StoreError> {
     match value {
         Value::BulkString(bytes) => Ok(bytes.into()),
@@ -458,16 +329,6 @@ fn bulk(value: Value) -> Result<Bytes, StoreError> {
 
 fn text(value: Value) -> Result<String, StoreError> {
     String::from_utf8(bulk(value)?.into()).map_err(|e| unreadable("a text", &e))
-}
-
-fn ms(value: Value) -> Result<Ms, StoreError> {
-    let text = text(value)?;
-    text.parse().map_err(|_| unreadable("a time", &text))
-}
-
-fn entry_id(value: Value) -> Result<EntryId, StoreError> {
-    let text = text(value)?;
-    text.parse().map_err(|_| unreadable("an entry id", &text))
 }
 
 fn pairs(value: Value) -> Result<Vec<(String, Bytes)>, StoreError> {
@@ -480,14 +341,4 @@ fn pairs(value: Value) -> Result<Vec<(String, Bytes)>, StoreError> {
         pairs.push((text(key)?, bulk(value)?));
     }
     Ok(pairs)
-}
-
-/// The entries of an XRANGE reply: `[[id, ["p", payload]], …]`.
-fn stream(value: Value) -> Result<Vec<Entry>, StoreError> {
-    let entry = |value: Value| {
-        let [id, fields] = <[Value; 2]>::try_from(array(value)?).map_err(|v| unreadable("an entry", &v))?;
-        let [_, payload] = <[Value; 2]>::try_from(array(fields)?).map_err(|v| unreadable("an entry", &v))?;
-        Ok(Entry { id: entry_id(id)?, payload: bulk(payload)? })
-    };
-    array(value)?.into_iter().map(entry).collect()
 }

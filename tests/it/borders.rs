@@ -8,7 +8,7 @@ use std::{
 /// What only these places under `src` may name.
 const BORDERS: [(&str, &[&str]); 11] = [
     ("redis::", &["store/redis", "lib.rs", "store.rs"]),
-    ("deadpool_redis", &["store/redis"]),
+    ("deadpool::", &["store/redis"]),
     ("axum::", &["http", "ingest.rs"]),
     ("hyper::", &["http"]),
     ("reqwest::", &["client", "audit/wire.rs", "audit/stream.rs", "otlp"]),

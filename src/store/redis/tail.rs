@@ -15,7 +15,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use deadpool_redis::Pool;
 use futures_util::{FutureExt, StreamExt};
 use redis::{
     Client, RedisResult,
@@ -27,7 +26,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{RedisConfig, link::Link, store_error};
+use super::{RedisConfig, link::Link, pages::Pages, store_error};
 use crate::{
     id::{EntryId, Lane},
     metrics::METRICS,
@@ -78,7 +77,7 @@ impl Tails {
         client: Client,
         commits: Vec<Link>,
         renewed: Arc<Notify>,
-        pages: Pool,
+        pages: Pages,
         config: &RedisConfig,
     ) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared::default());
@@ -166,7 +165,7 @@ struct Keeper {
     commits: Vec<Link>,
     /// Commits go over a new connection, to what may be another server: what it publishes need not come this way.
     renewed: Arc<Notify>,
-    pages: Pool,
+    pages: Pages,
 }
 
 type Connection = (PubSubSink, PubSubStream);
@@ -212,7 +211,7 @@ impl Keeper {
             METRICS.subscribed.set(0);
             METRICS.subscription_losses.add(1);
             // They may lead to the same dead end, and a repair must not read from a server that is none any more.
-            self.pages.retain(|_, _| false);
+            self.pages.renew();
             tracing::warn!(why, "lost the subscription to Redis; streams wait and catch up when it is back");
             let (lost, mut pause) = (Instant::now(), RECONNECT_MIN);
             connection = loop {

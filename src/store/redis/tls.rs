@@ -1,8 +1,12 @@
 //! `rediss://` where the certificates that everybody trusts are not enough.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use redis::{ClientTlsConfig, TlsCertificates};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 
 use crate::store::StoreError;
 
@@ -30,5 +34,34 @@ impl Tls {
         };
         let any = root_cert.is_some() || client_tls.is_some();
         Ok(any.then_some(TlsCertificates { client_tls, root_cert }))
+    }
+
+    /// The same for connections of our own.
+    pub(super) fn client(&self) -> Result<Arc<ClientConfig>, StoreError> {
+        let bad = |what: &str, error: &dyn std::fmt::Display| StoreError::Fault(format!("{what}: {error}"));
+        let chain = |pem: &[u8]| {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+            chain.map_err(|error| bad("a certificate", &error))
+        };
+        let (mut roots, files) = (RootCertStore::empty(), self.read()?);
+        let (authority, own) = files.map_or((None, None), |files| (files.root_cert, files.client_tls));
+        match authority {
+            Some(authority) => {
+                for certificate in chain(&authority)? {
+                    roots.add(certificate).map_err(|error| bad("the authority", &error))?;
+                }
+            }
+            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        }
+        let config = ClientConfig::builder().with_root_certificates(roots);
+        let config = match own {
+            Some(own) => {
+                let key = PrivateKeyDer::from_pem_slice(&own.client_key).map_err(|error| bad("the key", &error))?;
+                let config = config.with_client_auth_cert(chain(&own.client_cert)?, key);
+                config.map_err(|error| bad("our certificate and its key", &error))?
+            }
+            None => config.with_no_client_auth(),
+        };
+        Ok(config.into())
     }
 }

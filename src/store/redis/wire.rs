@@ -1,0 +1,147 @@
+//! Connections for pages: one request at a time, whose replies are read where they lie (`reply.rs`).
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use futures_util::FutureExt;
+use redis::{ConnectionAddr, ConnectionInfo, Pipeline};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    Tls, late,
+    reply::{Awaited, Replies},
+};
+use crate::store::StoreError;
+
+/// Room for replies, to begin with.
+const ROOM_MIN: usize = 4 * 1024;
+/// Room that the size of the last replies may ask for in advance.
+const ROOM_MAX: usize = 1024 * 1024;
+/// All of the replies may take so many times as long as the first byte of them: a page may be megabytes.
+const WHOLE: u32 = 5;
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A connection.
+pub struct Wire {
+    stream: Box<dyn Stream>,
+    /// Nothing is under way.
+    idle: bool,
+    /// How large the last replies were: the next ones will hardly be smaller while somebody reads a history.
+    size: usize,
+    timeout: Duration,
+}
+
+impl Wire {
+    /// Sends packed commands and reads so many replies. If it fails, or is dropped before its end, the connection is of no use
+    /// any more.
+    pub async fn ask(&mut self, commands: &[u8], count: usize) -> Result<Replies, StoreError> {
+        self.idle = false;
+        let patience = self.timeout;
+        let replies = timeout(patience * WHOLE, async {
+            let asked = async {
+                self.stream.write_all(commands).await?;
+                self.stream.flush().await
+            };
+            timeout(patience, asked).await.map_err(|_| late(patience))?.map_err(broken)?;
+            let mut bytes = BytesMut::with_capacity(self.size.clamp(ROOM_MIN, ROOM_MAX));
+            let first = timeout(patience, self.stream.read_buf(&mut bytes));
+            let mut read = first.await.map_err(|_| late(patience))?.map_err(broken)?;
+            let mut awaited = Awaited::replies(count);
+            loop {
+                if read == 0 {
+                    return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+                }
+                match awaited.missing(&bytes)? {
+                    0 => break,
+                    missing => bytes.reserve(missing.max(ROOM_MIN)),
+                }
+                read = self.stream.read_buf(&mut bytes).await.map_err(broken)?;
+            }
+            Ok(bytes)
+        });
+        let bytes = replies.await.unwrap_or_else(|_| Err(late(patience * WHOLE)))?;
+        (self.idle, self.size) = (true, bytes.len());
+        Ok(Replies::new(bytes.freeze()))
+    }
+
+    /// Whether it can be used again: nothing is under way, and the peer has neither closed it nor said anything unasked.
+    fn is_good(&mut self) -> bool {
+        let silent = |stream: &mut Box<dyn Stream>| stream.read_u8().now_or_never().is_none();
+        self.idle && silent(&mut self.stream)
+    }
+}
+
+fn broken(error: io::Error) -> StoreError {
+    StoreError::Unavailable(format!("a connection to Redis: {error}"))
+}
+
+/// Makes connections, for the pool.
+pub struct Wires {
+    info: ConnectionInfo,
+    tls: Option<TlsConnector>,
+    timeout: Duration,
+}
+
+impl Wires {
+    pub fn new(info: ConnectionInfo, tls: &Tls, timeout: Duration) -> Result<Self, StoreError> {
+        let secured = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+        let tls = secured.then(|| tls.client()).transpose()?;
+        Ok(Wires { info, tls: tls.map(|config: Arc<ClientConfig>| config.into()), timeout })
+    }
+
+    async fn connect(&self) -> Result<Wire, StoreError> {
+        let stream: Box<dyn Stream> = match (self.info.addr(), &self.tls) {
+            (ConnectionAddr::Tcp(host, port), _) => Box::new(tcp(host, *port).await?),
+            (ConnectionAddr::TcpTls { host, port, .. }, Some(tls)) => {
+                let name = ServerName::try_from(host.clone()).map_err(|error| StoreError::Fault(error.to_string()))?;
+                Box::new(tls.connect(name, tcp(host, *port).await?).await.map_err(broken)?)
+            }
+            (ConnectionAddr::Unix(path), _) => Box::new(UnixStream::connect(path).await.map_err(broken)?),
+            (other, _) => return Err(StoreError::Fault(format!("can't connect to {other}"))),
+        };
+        let mut wire = Wire { stream, idle: true, size: 0, timeout: self.timeout };
+        let (mut hello, settings) = (Pipeline::new(), self.info.redis_settings());
+        if let Some(password) = settings.password() {
+            hello.cmd("AUTH").arg(settings.username()).arg(password);
+        }
+        if settings.db() != 0 {
+            hello.cmd("SELECT").arg(settings.db());
+        }
+        if !hello.is_empty() {
+            let mut replies = wire.ask(&hello.get_packed_pipeline(), hello.len()).await?;
+            for _ in 0..hello.len() {
+                replies.status()?;
+            }
+        }
+        Ok(wire)
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> Result<TcpStream, StoreError> {
+    let tcp = TcpStream::connect((host, port)).await.map_err(broken)?;
+    tcp.set_nodelay(true).map_err(broken)?;
+    Ok(tcp)
+}
+
+impl managed::Manager for Wires {
+    type Type = Wire;
+    type Error = StoreError;
+
+    async fn create(&self) -> Result<Wire, StoreError> {
+        self.connect().await
+    }
+
+    /// Without a question to Redis: that would double the time of each page.
+    async fn recycle(&self, wire: &mut Wire, _: &Metrics) -> RecycleResult<StoreError> {
+        if wire.is_good() { Ok(()) } else { Err(RecycleError::message("closed, or given up before its answer")) }
+    }
+}
