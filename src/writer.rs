@@ -288,7 +288,7 @@ async fn sweep(writers: Weak<Writers>) {
 
 impl State {
     fn next_batch(&mut self) -> Vec<Waiting> {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let (mut batch, mut bytes) = (Vec::with_capacity(self.queue.len().min(BATCH_ACTIONS)), 0);
         while batch.len() < BATCH_ACTIONS && bytes < BATCH_BYTES {
             let Some(waiting) = self.queue.pop_front() else { break };
             if let Action::Append(append) = &waiting.action {
@@ -376,9 +376,10 @@ fn decide(copy: &mut Copy, batch: &[Waiting], versions: &Versions) -> Decided {
         window.not_before = window.not_before.max(now.saturating_sub(CLOCK_TOLERANCE));
         window.before = window.before.min(now.saturating_add(CLOCK_TOLERANCE));
     }
+    let needed = copy.version.is_none() || effects.closes || !changes.is_empty();
     let commit = Commit {
         expect: copy.version.clone(),
-        version: Some(versions.fresh()),
+        version: needed.then(|| versions.fresh()),
         window,
         touch: effects.touch,
         untouched: effects.untouched,

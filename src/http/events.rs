@@ -3,8 +3,8 @@
 use axum::{
     Json,
     body::Body,
-    extract::State,
-    http::{HeaderMap, StatusCode},
+    extract::{Request, State},
+    http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -43,21 +43,22 @@ pub async fn append(
     State(gateway): State<Gateway>,
     Names([session]): Names<1>,
     Params(params): Params<AppendParams>,
-    headers: HeaderMap,
     caller: Caller,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Problem> {
     let defaults = Defaults {
         agent: caller.speaks_as(extract::name("agent", params.agent.as_deref())?)?,
         run: extract::name("run", params.run.as_deref())?,
         bound: caller.agent().is_some(),
     };
-    let (kind, producer, attempt) =
-        (extract::body_kind(&headers)?, extract::producer(&headers)?, extract::attempt(&headers)?);
+    // Taken apart: as an extractor, the headers would be a clone.
+    let (kind, producer, attempt, body) = {
+        let (Parts { headers, .. }, body) = request.into_parts();
+        (extract::body_kind(&headers)?, extract::producer(&headers)?, extract::attempt(&headers)?, body)
+    };
     match kind {
         BodyKind::Json => {
-            let body = extract::read_whole(body, &gateway).await?;
-            let events = events(&gateway, &body, &defaults)?;
+            let events = events(&gateway, &extract::read_whole(body, &gateway).await?, &defaults)?;
             caller.appends(events.len());
             append_all(&gateway, &session, events, defaults.run, attempt, producer).await
         }
@@ -66,8 +67,9 @@ pub async fn append(
             let run = defaults.run.clone();
             let numbered = producer.is_some();
             let read =
-                stream(&gateway, &session, &caller, kind, body, defaults, attempt, producer, Start::Now, &mut progress)
-                    .await;
+                stream(&gateway, &session, &caller, kind, body, defaults, attempt, producer, Start::Now, &mut progress);
+            // In a box: a single event, which most requests are, need not make room for it (7 KB).
+            let read = Box::pin(read).await;
             match read.map_err(|stopped| stream_problem(stopped, &progress))? {
                 Read::Whole => answer_stream(&progress, numbered, false),
                 Read::Early => answer_early(&gateway, &session, run, attempt, progress, numbered).await,

@@ -111,15 +111,20 @@ struct Keys {
 
 impl Keys {
     fn lane(&self, session: &Name, lane: Lane) -> String {
-        format!("{}{{{session}}}:{}", self.prefix, lane.as_str())
+        self.of(session, lane.as_str())
     }
 
     fn meta(&self, session: &Name) -> String {
-        format!("{}{{{session}}}:meta", self.prefix)
+        self.of(session, "meta")
     }
 
     fn channel(&self, session: &Name) -> String {
-        format!("{}{{{session}}}:tail", self.prefix)
+        self.of(session, "tail")
+    }
+
+    /// Made of one piece of memory; `format!` would let it grow in four.
+    fn of(&self, session: &Name, what: &str) -> String {
+        [&*self.prefix, "{", session.as_str(), "}:", what].concat()
     }
 }
 
@@ -193,9 +198,11 @@ impl Store for RedisStore {
                 let arguments = commit::Arguments { keys: &self.keys, session, config: &self.config, commit };
                 let mut connection = self.commits[at].clone();
                 let committed = commit::run(&self.commit, &mut connection, &arguments);
-                // The connection's own timeout does not cover a reconnect that it waits for.
+                // The connection's own timeout does not cover a reconnect that it waits for. In a box, for the many commits that
+                // don't come here not to make room for it.
                 let timeout = self.config.timeout;
-                tokio::time::timeout(timeout, committed).await.unwrap_or_else(|_| Err(late(timeout)))
+                let committed = Box::pin(tokio::time::timeout(timeout, committed));
+                committed.await.unwrap_or_else(|_| Err(late(timeout)))
             }
             Ok(Some(outcome)) => Ok(outcome),
             Err(error) => Err(error),
