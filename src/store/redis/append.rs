@@ -22,6 +22,9 @@ use crate::{
 
 /// Commits in one call. Bounds how long Redis is busy with it: about a millisecond.
 const BATCH: usize = 64;
+/// Events in one call, beyond which no further commit joins it: about a millisecond, too. Streaming bodies come with
+/// dozens a commit, and longer calls are not cheaper.
+const BATCH_EVENTS: usize = 512;
 /// Bytes of payload in one call, beyond which no further commit joins it.
 const BATCH_BYTES: usize = 512 * 1024;
 /// Commits that may wait for their call. Those of a session come one at a time; more than this wait in their writers.
@@ -118,15 +121,16 @@ impl Calls {
     async fn run(mut self, mut waiting: mpsc::Receiver<Append>) {
         let mut batch: Vec<Append> = Vec::with_capacity(BATCH);
         while let Some(first) = waiting.recv().await {
-            let (mut next, mut bytes) = (Some(first), 0);
+            let (mut next, mut events, mut bytes) = (Some(first), 0, 0);
             while let Some(append) = next {
                 // Whoever asked has been told that the time is up: after an outage the queue is full of those, and they
                 // would hold up the ones that are still waited for.
                 if !append.done.is_closed() {
+                    events += append.payloads.len();
                     bytes += append.bytes();
                     batch.push(append);
                 }
-                let room = batch.len() < BATCH && bytes < BATCH_BYTES;
+                let room = batch.len() < BATCH && events < BATCH_EVENTS && bytes < BATCH_BYTES;
                 next = room.then(|| waiting.try_recv().ok()).flatten();
             }
             if batch.is_empty() {
