@@ -35,7 +35,7 @@ impl Awaited {
             match line.kind {
                 b'+' | b'-' | b':' => {}
                 b'$' => size += line.length()?.map_or(0, |length| length + 2),
-                b'*' => self.values += line.length()?.unwrap_or(0) as u64,
+                b'*' => self.values = self.values.saturating_add(line.length()?.unwrap_or(0) as u64),
                 _ => return Err(line.unreadable()),
             }
             if rest.len() < size {

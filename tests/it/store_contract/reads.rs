@@ -23,6 +23,7 @@ promises![
     lanes_are_read_and_trimmed_apart,
     a_stat_shows_where_lanes_begin_and_end,
     sessions_are_apart,
+    a_reader_that_leaves_leaves_nothing_for_the_next,
 ];
 
 const FIVE: [&str; 5] = ["1", "2", "3", "4", "5"];
@@ -283,4 +284,26 @@ async fn redis_a_lane_that_was_evicted_alone_reads_as_trimmed() {
     assert_eq!(session.append_events(&["6"]).await[0].n, 6);
     let page = session.read(From::After(ids[4]), 9).await;
     assert_eq!((page.lost, ns(&page)), (Some(Lost::Trimmed), vec![6]));
+}
+
+async fn a_reader_that_leaves_leaves_nothing_for_the_next(backend: Backend) {
+    let long = backend.session().await;
+    long.append_events(&["long"; 300]).await;
+    let short = Session::new(long.store.clone());
+    short.append_events(&["short"]).await;
+    // Each left a little later than the one before, so that some are left before their question and some within its answer.
+    for turns in 0..200 {
+        let read = long.read(From::Start, 300);
+        let leave = async {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = read => {}
+            () = leave => {}
+        }
+        assert_eq!(texts(&short.read(From::Start, 10).await.entries), ["short"]);
+    }
 }
