@@ -34,9 +34,10 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, R
 
 use link::Link;
 use pages::Pages;
+use tokio::sync::Notify;
+
 pub use script::Durability;
 pub use tls::Tls;
-use tokio::sync::Notify;
 
 use super::{Commit, From, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription, Tail};
 use crate::{

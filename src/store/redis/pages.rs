@@ -1,8 +1,10 @@
 //! What is read: pages, what a session holds, where a producer stands. Each question is one transaction on a pooled
 //! connection.
 
-use deadpool::Runtime;
-use deadpool::managed::{Pool, PoolError};
+use deadpool::{
+    Runtime,
+    managed::{Pool, PoolError},
+};
 use redis::{ConnectionInfo, Pipeline};
 
 use super::{
