@@ -10,7 +10,7 @@
 --
 -- Gives for each commit the id of its first event, '' if nothing was done, or '!' and the error.
 
-local call, format, match, ARGV = redis.call, string.format, string.match, ARGV -- locals: found faster than globals
+local call, format, match, ARGV = redis.call, string.format, string.match, ARGV
 local renews, cap, push_max = ARGV[1] == '1', ARGV[2], tonumber(ARGV[3])
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -18,9 +18,9 @@ local now_text = format('%d', now)
 local stem = now_text .. '-' -- of every id of this call
 
 -- Appends the payloads ARGV[from], ..., ARGV[to] as the entries n + 1, n + 2, ... Gives the last id, and the bytes of the
--- payloads. Most of what an event costs here is texts that are made for it: to print a number takes as long as half an
--- XADD, so it is done once in a hundred numbers, and ids differ from it in two digits. Trimming with each XADD would be
--- an eighth more: every hundred entries, as many as a node of a stream has, are enough.
+-- payloads. Besides XADD, most of what an event of a batch costs is the text of its id: a number is printed once in a hundred,
+-- and the ids of that hundred differ from it in two digits. The lane is trimmed every hundred entries, as many as a node of
+-- a stream has, and at the last one: each XADD trims a bounded number, and one for a batch might not keep up.
 local two = {} -- '00' to '99', those that were needed
 local function append_all(events, n, from, to)
   local id, hundreds, size = nil, nil, 0

@@ -20,6 +20,8 @@ promises![
     pages_follow_each_other_without_hole_or_repetition,
     a_read_of_no_session_is_up_to_date,
     a_lane_keeps_its_cap_and_not_many_more,
+    a_batch_of_any_size_is_cut_to_the_cap,
+    batches_are_numbered_on_across_hundreds_and_thousands,
     lanes_are_read_and_trimmed_apart,
     a_stat_shows_where_lanes_begin_and_end,
     sessions_are_apart,
@@ -216,6 +218,31 @@ async fn a_lane_keeps_its_cap_and_not_many_more(backend: Backend) {
         assert!(log.len() >= cap.min(written) && log.len() <= cap + NODE, "{} of {written}", log.len());
         assert!(log.iter().rev().map(|e| e.id.n as usize).eq((1..=written).rev().take(log.len())));
     }
+}
+
+async fn a_batch_of_any_size_is_cut_to_the_cap(backend: Backend) {
+    let session = backend.session_with(Retention { cap: 10, ..Retention::default() }).await;
+    session.append_events(&["first"]).await;
+    // More than Redis cuts at one time, which is a hundred nodes.
+    let ids = session.append_events(&["x"; 25_000]).await;
+    let log = session.log(Lane::Events).await;
+    assert!((10..=110).contains(&log.len()), "{} are left", log.len());
+    assert_eq!(log.last().map(|e| e.id), ids.last().copied());
+}
+
+async fn batches_are_numbered_on_across_hundreds_and_thousands(backend: Backend) {
+    let session = backend.session().await.begun().await;
+    let (mut ids, mut payloads) = (Vec::new(), Vec::new());
+    for size in [1, 8, 2, 88, 2, 99, 1, 100, 3, 695, 1, 2, 250] {
+        let batch: Vec<String> = (payloads.len()..).take(size).map(|n| format!("payload {n}")).collect();
+        let texts: Vec<&str> = batch.iter().map(String::as_str).collect();
+        ids.extend(session.append_events(&texts).await);
+        payloads.extend(batch);
+    }
+    let log = session.log(Lane::Events).await;
+    assert!(ids.iter().map(|id| id.n).eq((1..).take(payloads.len())));
+    assert_eq!(log.iter().map(|e| e.id).collect::<Vec<_>>(), ids);
+    assert_eq!(texts(&log), payloads);
 }
 
 async fn lanes_are_read_and_trimmed_apart(backend: Backend) {
