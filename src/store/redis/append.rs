@@ -1,17 +1,21 @@
 //! The commits that there are most of: they append events, numbered or not, to a session that exists, and that is all.
 //!
-//! `append.lua` does those of many sessions in one call: what comes while a call is under way goes into the next one, so
-//! an idle replica waits for nothing, and under load Redis and the replica share the cost of a call among many commits
-//! (measured on Redis 7.0: 11 µs of Redis's time an event in calls of 20 against 17 in calls of one, pipelined, and 33 in
-//! `commit.lua`, which does everything). What the script is not made for, it leaves undone, and `commit.lua` decides.
+//! `append.lua` does those of many sessions in one call: what comes while calls are under way goes into the next one, so
+//! under load Redis and the replica share the cost of a call among many commits (measured on Redis 7.0: 11 µs of Redis's
+//! time an event in calls of 20 against 17 in calls of one, pipelined, and 33 in `commit.lua`, which does everything).
+//! Where there is little to do nobody waits: beside a call of a single commit another one goes at once, on the same
+//! connection. Beside a larger one none does, nor is there ever a third: calls would be smaller, and an event dearer.
+//! What the script is not made for, it leaves undone, and `commit.lua` decides.
 //!
 //! In a Redis Cluster a call would be for the sessions of one slot, or of one alone.
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use redis::{Cmd, Value};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
+    time::{Instant, timeout},
 };
 
 use super::{Keys, RedisConfig, array, link::Link, script::Script, script_error, store_error, text, unreadable};
@@ -39,8 +43,11 @@ struct Append {
     touch: Option<Name>,
     producer: Option<Producer>,
     payloads: Vec<Bytes>,
-    done: oneshot::Sender<Result<Option<EntryId>, StoreError>>,
+    done: oneshot::Sender<Answer>,
 }
+
+/// The id of the first event. `None`: nothing was done.
+type Answer = Result<Option<EntryId>, StoreError>;
 
 /// A task that appends over one connection.
 pub struct Appender {
@@ -63,7 +70,7 @@ impl Appender {
     }
 
     /// Does a commit if it is plain and the session is as it was decided on. `None`: nothing was done. Takes at most the
-    /// time of two calls: the one under way and its own.
+    /// time of two calls: one that is under way and its own.
     pub async fn commit(&self, keys: &Keys, session: &Name, commit: &Commit) -> Result<Option<Outcome>, StoreError> {
         let Some(version) = plain(commit) else { return Ok(None) };
         let (done, answer) = oneshot::channel();
@@ -116,51 +123,60 @@ struct Calls {
     config: RedisConfig,
 }
 
+/// What has become of a call.
+struct Settled {
+    commits: usize,
+    /// It got no answer in time.
+    late: bool,
+}
+
 impl Calls {
-    /// One call after the other, for as long as somebody may append.
-    async fn run(mut self, mut waiting: mpsc::Receiver<Append>) {
-        let mut batch: Vec<Append> = Vec::with_capacity(BATCH);
-        while let Some(first) = waiting.recv().await {
-            let (mut next, mut events, mut bytes) = (Some(first), 0, 0);
-            while let Some(append) = next {
-                // Whoever asked has been told that the time is up: after an outage the queue is full of those, and they
-                // would hold up the ones that are still waited for.
-                if !append.done.is_closed() {
-                    events += append.payloads.len();
-                    bytes += append.bytes();
-                    batch.push(append);
-                }
-                let room = batch.len() < BATCH && events < BATCH_EVENTS && bytes < BATCH_BYTES;
-                next = room.then(|| waiting.try_recv().ok()).flatten();
-            }
-            if batch.is_empty() {
-                continue;
-            }
-            // One timer for them all. The connection's own does not cover a reconnect that it waits for.
-            let timeout = self.config.timeout;
-            let answers = match tokio::time::timeout(timeout, self.call(&batch)).await {
-                Ok(answers) => answers,
-                Err(_) => {
-                    // What has waited behind this call must not wait for a row of others like it.
-                    while let Ok(append) = waiting.try_recv() {
-                        let _ = append.done.send(Err(super::late(timeout)));
+    /// Calls, for as long as somebody may append.
+    async fn run(self, mut waiting: mpsc::Receiver<Append>) {
+        let mut under_way = FuturesUnordered::new();
+        let mut commits = 0;
+        loop {
+            tokio::select! {
+                biased;
+                Some(settled) = under_way.next() => {
+                    let Settled { commits: settled, late } = settled;
+                    commits -= settled;
+                    if late {
+                        // What has waited behind this call must not wait for a row of others like it.
+                        while let Ok(append) = waiting.try_recv() {
+                            append.answer(Err(super::late(self.config.timeout)));
+                        }
                     }
-                    Err(super::late(timeout))
                 }
-            };
-            for (at, append) in batch.drain(..).enumerate() {
-                let answer = match &answers {
-                    Ok(answers) => answers[at].clone(),
-                    Err(error) => Err(error.clone()),
-                };
-                // Whoever asked may have gone.
-                let _ = append.done.send(answer);
+                Some(first) = waiting.recv(), if commits < 2 => {
+                    let batch = gather(first, &mut waiting);
+                    if !batch.is_empty() {
+                        commits += batch.len();
+                        under_way.push(self.settle(batch));
+                    }
+                }
+                else => return,
             }
         }
     }
 
-    async fn call(&mut self, batch: &[Append]) -> Result<Vec<Result<Option<EntryId>, StoreError>>, StoreError> {
-        let (config, connection) = (&self.config, &mut self.connection);
+    /// Does a call and answers those that wait for it.
+    async fn settle(&self, batch: Vec<Append>) -> Settled {
+        let (began, commits) = (Instant::now(), batch.len());
+        // One timer for them all. The connection's own does not cover a reconnect that it waits for.
+        let answers = timeout(self.config.timeout, self.call(&batch)).await;
+        let answers = answers.unwrap_or_else(|_| Err(super::late(self.config.timeout)));
+        // Whichever of the two timers it was.
+        let late = answers.is_err() && began.elapsed() >= self.config.timeout;
+        match answers {
+            Ok(answers) => batch.into_iter().zip(answers).for_each(|(append, answer)| append.answer(answer)),
+            Err(error) => batch.into_iter().for_each(|append| append.answer(Err(error.clone()))),
+        }
+        Settled { commits, late }
+    }
+
+    async fn call(&self, batch: &[Append]) -> Result<Vec<Answer>, StoreError> {
+        let (config, mut connection) = (&self.config, self.connection.clone());
         let arguments = |cmd: &mut Cmd| {
             cmd.arg(2 * batch.len());
             for append in batch {
@@ -175,7 +191,7 @@ impl Calls {
                 }
             }
         };
-        let reply = self.script.run(connection, arguments, appended_any).await.map_err(store_error)?;
+        let reply = self.script.run(&mut connection, arguments, appended_any).await.map_err(store_error)?;
         let answer = |value| match (answer(value)?, &reply.unconfirmed) {
             (Some(_), Some(unconfirmed)) => Err(unconfirmed.clone()),
             (answer, _) => Ok(answer),
@@ -185,7 +201,30 @@ impl Calls {
     }
 }
 
+/// The next call: what waits, from `first` on, as far as it goes into one.
+fn gather(first: Append, waiting: &mut mpsc::Receiver<Append>) -> Vec<Append> {
+    let mut batch = Vec::with_capacity(BATCH.min(1 + waiting.len()));
+    let (mut next, mut events, mut bytes) = (Some(first), 0, 0);
+    while let Some(append) = next {
+        // Whoever asked has been told that the time is up: after an outage the queue is full of those, and they would
+        // hold up the ones that are still waited for.
+        if !append.done.is_closed() {
+            events += append.payloads.len();
+            bytes += append.bytes();
+            batch.push(append);
+        }
+        let room = batch.len() < BATCH && events < BATCH_EVENTS && bytes < BATCH_BYTES;
+        next = room.then(|| waiting.try_recv().ok()).flatten();
+    }
+    batch
+}
+
 impl Append {
+    fn answer(self, answer: Answer) {
+        // Whoever asked may have gone.
+        let _ = self.done.send(answer);
+    }
+
     fn bytes(&self) -> usize {
         self.payloads.iter().map(Bytes::len).sum()
     }
@@ -212,7 +251,7 @@ fn appended_any(reply: &Value) -> bool {
     matches!(reply, Value::Array(answers) if answers.iter().any(appended))
 }
 
-fn answer(value: Value) -> Result<Option<EntryId>, StoreError> {
+fn answer(value: Value) -> Answer {
     let answer = text(value)?;
     match answer.strip_prefix('!') {
         Some(error) => Err(script_error(error)),

@@ -12,8 +12,7 @@ const EVERY: Duration = Duration::from_secs(10);
 const QUESTIONS: usize = 5;
 
 /// Asks for the time now and again, for as long as it is let.
-pub async fn keep(commits: Vec<Link>) {
-    let Some(mut connection) = commits.into_iter().next() else { return };
+pub async fn keep(mut connection: Link) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -2,7 +2,7 @@
 //!
 //! A task owns the connection. It connects, subscribes every channel that somebody watches, and tells those watchers
 //! that pushes may have been missed; then it passes messages on until the connection ends or falls silent. A beat
-//! published once a second through the commit connections comes back here: a connection on which it does not is as
+//! published once a second through the commit connection comes back here: a connection on which it does not is as
 //! good as lost, even if TCP has not noticed.
 
 use std::{
@@ -75,7 +75,7 @@ impl Tails {
     /// Connects, and starts the tasks that keep it so.
     pub async fn start(
         client: Client,
-        commits: Vec<Link>,
+        commits: Link,
         renewed: Arc<Notify>,
         pages: Pages,
         config: &RedisConfig,
@@ -136,23 +136,18 @@ impl Drop for Tails {
     }
 }
 
-/// Publishes the beat, over each commit connection in turn: a dead one is found and replaced before it is needed.
-async fn beats(mut commits: Vec<Link>, channel: String) {
+/// Publishes the beat over the commit connection: if that is dead, it is found and replaced before it is needed.
+async fn beats(mut commits: Link, channel: String) {
+    let mut publish = redis::cmd("PUBLISH");
+    publish.arg(channel).arg("b");
     let mut every = tokio::time::interval(BEAT_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let beats = commits.iter_mut().map(|connection| {
-            let mut publish = redis::cmd("PUBLISH");
-            publish.arg(&channel).arg("b");
-            async move {
-                if timeout(BEAT_EVERY, publish.query_async::<redis::Value>(connection)).await.is_err() {
-                    connection.no_answer();
-                }
-            }
-        });
         // A beat that fails is seen as silence by the keeper, who reports it.
-        futures_util::future::join_all(beats).await;
+        if timeout(BEAT_EVERY, publish.query_async::<redis::Value>(&mut commits)).await.is_err() {
+            commits.no_answer();
+        }
     }
 }
 
@@ -162,7 +157,7 @@ struct Keeper {
     operations: mpsc::UnboundedReceiver<Operation>,
     beat: String,
     timeout: Duration,
-    commits: Vec<Link>,
+    commits: Link,
     /// Commits go over a new connection, to what may be another server: what it publishes need not come this way.
     renewed: Arc<Notify>,
     pages: Pages,
@@ -182,9 +177,7 @@ enum End {
 impl Keeper {
     async fn connect(&mut self) -> RedisResult<Connection> {
         // First, or it would all be done again when they come.
-        for link in &self.commits {
-            link.up().await?;
-        }
+        self.commits.up().await?;
         // What is renewed from here on is too new for this connection; what was before is not.
         let _ = self.renewed.notified().now_or_never();
         let late = |_| redis::RedisError::from((redis::ErrorKind::Io, "no subscriber connection in time"));
@@ -202,8 +195,8 @@ impl Keeper {
                 End::Over => return,
                 End::Renewed => "commits go over a new connection".into(),
                 End::Lost(why) => {
-                    // Whatever it was may have met them, too, and it takes a command to notice.
-                    self.commits.iter().for_each(Link::doubt);
+                    // Whatever it was may have met it, too, and it takes a command to notice.
+                    self.commits.doubt();
                     why
                 }
             };
