@@ -15,6 +15,7 @@
 
 mod approvals;
 mod auth;
+mod brief;
 mod commands;
 mod console;
 mod cors;

@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
@@ -26,6 +26,7 @@ use tower_service::Service as _;
 use super::{
     Gateway, Serves,
     auth::hide_token,
+    brief::{self, Bounds, Next},
     drain::drained,
     ending::watch_store,
     head::Head,
@@ -102,6 +103,7 @@ impl Server {
 async fn accept(listener: TcpListener, serves: Serves, gateway: Gateway, mut stop: watch::Receiver<bool>) -> Ended {
     let limits = gateway.limits;
     let pace = Pace { heartbeat: limits.heartbeat, stall: limits.stall_timeout };
+    let bounds = Bounds { idle: limits.idle_timeout, stall: limits.stall_timeout, headers: limits.headers };
     let routes = Observed::new(gateway.clone(), router(gateway, serves));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -123,7 +125,7 @@ async fn accept(listener: TcpListener, serves: Serves, gateway: Gateway, mut sto
             Ok((tcp, _)) => {
                 let held = (open.clone(), METRICS.connections.hold());
                 METRICS.accepted.add(1);
-                let serving = serve(&http, tcp, routes.clone(), stop.clone(), pace.stall, limits.head_timeout);
+                let serving = serve(http.clone(), tcp, routes.clone(), stop.clone(), bounds, limits.head_timeout);
                 tokio::spawn(async move {
                     match serving.await {
                         // A task of its own: this one has been as large as a request's.
@@ -149,49 +151,63 @@ async fn accept(listener: TcpListener, serves: Serves, gateway: Gateway, mut sto
 }
 
 /// Serves the requests of a connection, until it ends or a stream takes its socket.
-fn serve(
-    http: &hyper::server::conn::http1::Builder,
-    tcp: TcpStream,
-    routes: Observed<Router>,
+async fn serve(
+    http: hyper::server::conn::http1::Builder,
+    mut tcp: TcpStream,
+    mut routes: Observed<Router>,
     mut stop: watch::Receiver<bool>,
-    stall: Duration,
+    bounds: Bounds,
     head_timeout: Duration,
-) -> impl Future<Output = hyper::Result<Option<(TcpStream, Taken)>>> + use<> {
+) -> Result<Option<(TcpStream, Taken)>, Broken> {
     // Tokens are small and must not wait for each other. Neither setting is worth refusing a connection for.
     let _ = tcp.set_nodelay(true);
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
     let _ = socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
+    let first = match brief::serve(&mut tcp, &mut routes, bounds, stop.clone()).await? {
+        Next::Ended => return Ok(None),
+        Next::Other(first) => first,
+    };
     let (slot, blocked, head) = (Slot::default(), Blocked::default(), Head::default());
-    let socket = TokioIo::new(Socket::new(tcp, stall, blocked.clone(), head.clone()));
+    let socket = TokioIo::new(Socket::new(tcp, first, bounds.stall, blocked.clone(), head.clone()));
     let mut connection = http.serve_connection(socket, Service { routes, slot: slot.clone(), head: head.clone() });
-    async move {
-        let mut stopped = std::pin::pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
-        let (mut stopping, mut timer) = (false, None);
-        let taken = poll_fn(|context| {
-            if !stopping && stopped.as_mut().poll(context).is_ready() {
-                stopping = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
-                return Poll::Ready(ended.map(|()| None));
-            }
-            if head.is_late(&mut timer, head_timeout, context) {
-                return Poll::Ready(Ok(None));
-            }
-            // Not before earlier answers have left hyper.
-            match lock(&slot).take_if(|_| !blocked.load(Relaxed)) {
-                Some(taken) => Poll::Ready(Ok(Some(taken))),
-                None => Poll::Pending,
-            }
-        })
-        .await?;
-        Ok(taken.map(|taken| (connection.into_parts().io.into_inner().into_tcp(), taken)))
-    }
+    let mut stopped = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
+    let (mut stopping, mut timer) = (false, None);
+    let taken = poll_fn(|context| {
+        if !stopping && stopped.as_mut().poll(context).is_ready() {
+            stopping = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
+            return Poll::Ready(ended.map(|()| None));
+        }
+        if head.is_late(&mut timer, head_timeout, context) {
+            return Poll::Ready(Ok(None));
+        }
+        // Not before earlier answers have left hyper.
+        match lock(&slot).take_if(|_| !blocked.load(Relaxed)) {
+            Some(taken) => Poll::Ready(Ok(Some(taken))),
+            None => Poll::Pending,
+        }
+    })
+    .await?;
+    Ok(taken.map(|taken| (connection.into_parts().io.into_inner().into_tcp(), taken)))
+}
+
+/// Why a connection ended that its peer did not close.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
 }
 
 /// Whether a connection was cut since its peer took nothing of what was written.
-fn took_nothing(error: &hyper::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
+fn took_nothing(broken: &Broken) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = match broken {
+        Broken::Socket(error) => Some(error),
+        Broken::Http(error) => std::error::Error::source(error),
+    };
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
             return error.kind() == io::ErrorKind::TimedOut;

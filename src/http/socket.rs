@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -25,6 +26,8 @@ pub type Blocked = Arc<AtomicBool>;
 /// See above.
 pub struct Socket {
     tcp: TcpStream,
+    /// Read before hyper was there, and not given to it yet.
+    first: Bytes,
     stall: Duration,
     /// Set while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -33,8 +36,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub fn new(tcp: TcpStream, stall: Duration, blocked: Blocked, head: Head) -> Self {
-        Socket { tcp, stall, stalled: None, blocked, head }
+    pub fn new(tcp: TcpStream, first: Bytes, stall: Duration, blocked: Blocked, head: Head) -> Self {
+        Socket { tcp, first, stall, stalled: None, blocked, head }
     }
 
     pub fn into_tcp(self) -> TcpStream {
@@ -66,6 +69,12 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let count = self.first.len().min(into.remaining());
+            into.put_slice(&self.first.split_to(count));
+            self.head.bytes();
+            return Poll::Ready(Ok(()));
+        }
         let before = into.filled().len();
         let read = Pin::new(&mut self.tcp).poll_read(context, into);
         if into.filled().len() > before {

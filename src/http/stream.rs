@@ -185,7 +185,7 @@ async fn write(socket: &TcpStream, taken: Taken, pace: Pace) -> io::Result<End> 
             Some(head) => [head, piece.to_vec()].concat().into(),
             None => piece,
         };
-        if !write_all(socket, &piece, pace, &mut cut).await? {
+        if !write_all(socket, &piece, pace.stall, &mut cut).await? {
             return Ok(End::Cut);
         }
         wrote = Instant::now();
@@ -193,7 +193,12 @@ async fn write(socket: &TcpStream, taken: Taken, pace: Pace) -> io::Result<End> 
 }
 
 /// Writes it all. `false`: the stream was cut meanwhile.
-async fn write_all(socket: &TcpStream, mut bytes: &[u8], pace: Pace, cut: &mut Cut) -> io::Result<bool> {
+pub async fn write_all(
+    socket: &TcpStream,
+    mut bytes: &[u8],
+    stall: Duration,
+    cut: &mut (impl Future<Output = ()> + Unpin),
+) -> io::Result<bool> {
     loop {
         match socket.try_write(bytes) {
             Ok(count) if count == bytes.len() => return Ok(true),
@@ -202,7 +207,7 @@ async fn write_all(socket: &TcpStream, mut bytes: &[u8], pace: Pace, cut: &mut C
                 let stalled = || io::Error::from(io::ErrorKind::TimedOut);
                 tokio::select! {
                     () = &mut *cut => return Ok(false),
-                    writable = timeout(pace.stall, socket.writable()) => writable.map_err(|_| stalled())??,
+                    writable = timeout(stall, socket.writable()) => writable.map_err(|_| stalled())??,
                 }
             }
             Err(error) => return Err(error),

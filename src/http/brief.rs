@@ -1,0 +1,200 @@
+//! Requests that come whole: a POST whose head and body, both small, are there with the first read, as nearly every append
+//! is. They are answered here, by the same routes as all others, in one write.
+//!
+//! hyper is made for every request that there can be: it keeps a buffer for what may follow, drives the body apart from its
+//! handler, watches the peer meanwhile. For a request of a few hundred bytes that costs more than all that Moorline does
+//! with it (docs/benchmarks/README.md). So a connection begins here, and goes over to hyper for good, with the bytes that
+//! were read, as soon as anything else comes: another method, half a request, two at once, a body without a length, a head
+//! that is not sound. Only what is certain to be understood as hyper understands it stays.
+
+use std::{
+    cell::RefCell,
+    future::{pending, poll_fn},
+    io::{self, Write as _},
+    pin::{Pin, pin},
+    task::{Poll, ready},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header, response::Parts},
+    response::Response,
+};
+use bytes::{BufMut, Bytes};
+use http_body_util::BodyExt;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tower_service::Service as _;
+
+use super::{auth::hide_token, observe::Observed, stream::write_all};
+
+/// Bytes of a request, head and body: what one read takes.
+const REQUEST: usize = 4096;
+/// Headers of a request.
+const HEADERS: usize = 32;
+
+/// The bounds of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How long it may rest before its first request and between requests.
+    pub idle: Duration,
+    /// A client that takes nothing for so long is cut.
+    pub stall: Duration,
+    /// Headers in a request.
+    pub headers: usize,
+}
+
+/// What becomes of a connection.
+pub enum Next {
+    /// It has ended.
+    Ended,
+    /// Something else has come, with these bytes of it.
+    Other(Bytes),
+}
+
+/// Answers the requests of a connection for as long as they come whole.
+pub async fn serve(
+    tcp: &mut TcpStream,
+    routes: &mut Observed<Router>,
+    bounds: Bounds,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<Next> {
+    let mut stopped = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
+    let mut idle = pin!(sleep_until(Instant::now() + bounds.idle));
+    let (mut rests_since, mut served) = (Instant::now(), false);
+    loop {
+        let read = poll_fn(|context| {
+            if let Poll::Ready(read) = poll_read(tcp, context) {
+                return Poll::Ready(read.map(Some));
+            }
+            if stopped.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(None));
+            }
+            loop {
+                ready!(idle.as_mut().poll(context));
+                // It is set anew only when it is over, not at every request.
+                let until = rests_since + bounds.idle;
+                if until <= Instant::now() {
+                    return Poll::Ready(Ok(None));
+                }
+                idle.as_mut().reset(until);
+            }
+        });
+        let bytes = match read.await? {
+            Some(bytes) if bytes.is_empty() => return Ok(Next::Ended),
+            Some(bytes) => bytes,
+            None if served => return Ok(Next::Ended),
+            // hyper knows how long to wait for the first request of a connection that the kernel has accepted.
+            None => return Ok(Next::Other(Bytes::new())),
+        };
+        let Some(request) = whole(&bytes, bounds.headers) else { return Ok(Next::Other(bytes)) };
+        // The headers hold parts of it.
+        drop(bytes);
+        // Routes are always ready.
+        let Ok(answer) = routes.call(hide_token(request)).await;
+        let ends = closes(answer.headers());
+        let answer = written(answer).await?;
+        write_all(tcp, &answer, bounds.stall, &mut pin!(pending())).await?;
+        if ends {
+            return Ok(Next::Ended);
+        }
+        (rests_since, served) = (Instant::now(), true);
+    }
+}
+
+/// Reads what is there, up to a request's worth.
+fn poll_read(tcp: &mut TcpStream, context: &mut std::task::Context<'_>) -> Poll<io::Result<Bytes>> {
+    // On the stack: connections at rest hold no buffer.
+    let mut room = [0; REQUEST];
+    let mut room = ReadBuf::new(&mut room);
+    ready!(Pin::new(tcp).poll_read(context, &mut room))?;
+    Poll::Ready(Ok(Bytes::copy_from_slice(room.filled())))
+}
+
+/// The request, if it is all of these bytes, and nothing about it is unusual.
+fn whole(bytes: &Bytes, headers_max: usize) -> Option<Request<Body>> {
+    let mut space = [httparse::EMPTY_HEADER; HEADERS];
+    let mut head = httparse::Request::new(&mut space);
+    let Ok(httparse::Status::Complete(body_at)) = head.parse(bytes) else { return None };
+    if head.method != Some("POST") || head.version != Some(1) || head.headers.len() > headers_max {
+        return None;
+    }
+    let path = head.path.filter(|path| path.starts_with('/'))?;
+    let uri = Uri::from_maybe_shared(bytes.slice_ref(path.as_bytes())).ok()?;
+    let mut headers = HeaderMap::with_capacity(head.headers.len());
+    let mut length = None;
+    for given in head.headers.iter() {
+        let name = HeaderName::from_bytes(given.name.as_bytes()).ok()?;
+        match name {
+            header::CONTENT_LENGTH if length.is_some() => return None,
+            header::CONTENT_LENGTH => length = Some(number(given.value)?),
+            header::CONNECTION if given.value.eq_ignore_ascii_case(b"keep-alive") => {}
+            header::CONNECTION | header::TRANSFER_ENCODING | header::EXPECT | header::UPGRADE | header::TE => return None,
+            _ => {}
+        }
+        headers.append(name, HeaderValue::from_maybe_shared(bytes.slice_ref(given.value)).ok()?);
+    }
+    if bytes.len() - body_at != length? {
+        return None;
+    }
+    let mut request = Request::new(Body::from(bytes.slice(body_at..)));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Some(request)
+}
+
+/// A number in decimal digits and nothing else, small enough to matter here.
+fn number(text: &[u8]) -> Option<usize> {
+    let digits = (1..=5).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
+    digits.then(|| text.iter().fold(0, |number, digit| 10 * number + usize::from(digit - b'0')))
+}
+
+fn closes(headers: &HeaderMap) -> bool {
+    headers.get(header::CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+}
+
+/// An answer as it goes over the wire.
+async fn written(answer: Response) -> io::Result<Vec<u8>> {
+    let (Parts { status, headers, .. }, body) = answer.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let mut wire = Vec::with_capacity(512 + body.len());
+    // Writing to memory does not fail.
+    let _ = write!(wire, "HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("-"));
+    let mut line = |name: &str, value: &[u8]| {
+        for piece in [name.as_bytes(), b": ", value, b"\r\n"] {
+            wire.put_slice(piece);
+        }
+    };
+    for (name, value) in &headers {
+        line(name.as_str(), value.as_bytes());
+    }
+    if !headers.contains_key(header::CONTENT_LENGTH) && status != StatusCode::NO_CONTENT {
+        line("content-length", body.len().to_string().as_bytes());
+    }
+    with_date(|date| line("date", date.as_bytes()));
+    wire.put_slice(b"\r\n");
+    wire.put_slice(&body);
+    Ok(wire)
+}
+
+/// The time as answers tell it, made once a second.
+fn with_date(tell: impl FnOnce(&str)) {
+    thread_local! {
+        static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    DATE.with_borrow_mut(|(of, date)| {
+        if *of != second || date.is_empty() {
+            (*of, *date) = (second, httpdate::fmt_http_date(now));
+        }
+        tell(date);
+    });
+}
