@@ -28,7 +28,7 @@ use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep},
 };
 use tower_service::Service as _;
 
@@ -66,7 +66,7 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<Next> {
     let mut stopped = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
-    let mut idle = pin!(sleep_until(Instant::now() + bounds.idle));
+    let mut idle = pin!(sleep(bounds.idle));
     let (mut rests_since, mut served) = (Instant::now(), false);
     loop {
         let read = poll_fn(|context| {
@@ -79,11 +79,11 @@ pub async fn serve(
             loop {
                 ready!(idle.as_mut().poll(context));
                 // It is set anew only when it is over, not at every request.
-                let until = rests_since + bounds.idle;
-                if until <= Instant::now() {
+                let left = bounds.idle.saturating_sub(rests_since.elapsed());
+                if left.is_zero() {
                     return Poll::Ready(Ok(None));
                 }
-                idle.as_mut().reset(until);
+                idle.set(sleep(left));
             }
         });
         let bytes = match read.await? {
@@ -135,7 +135,9 @@ fn whole(bytes: &Bytes, headers_max: usize) -> Option<Request<Body>> {
             header::CONTENT_LENGTH if length.is_some() => return None,
             header::CONTENT_LENGTH => length = Some(number(given.value)?),
             header::CONNECTION if given.value.eq_ignore_ascii_case(b"keep-alive") => {}
-            header::CONNECTION | header::TRANSFER_ENCODING | header::EXPECT | header::UPGRADE | header::TE => return None,
+            header::CONNECTION | header::TRANSFER_ENCODING | header::EXPECT | header::UPGRADE | header::TE => {
+                return None;
+            }
             _ => {}
         }
         headers.append(name, HeaderValue::from_maybe_shared(bytes.slice_ref(given.value)).ok()?);
@@ -197,4 +199,80 @@ fn with_date(tell: impl FnOnce(&str)) {
         }
         tell(date);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WHOLE: &str = "POST /v1/sessions/s/events?agent=a HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n\
+                         Connection: Keep-Alive\r\nX-A: 1\r\nx-a: 2\r\nContent-Length: 10\r\n\r\n{\"data\":1}";
+
+    fn parsed(text: &str) -> Option<Request<Body>> {
+        whole(&Bytes::copy_from_slice(text.as_bytes()), HEADERS)
+    }
+
+    #[tokio::test]
+    async fn a_whole_request_is_taken_as_it_is() {
+        let (parts, body) = parsed(WHOLE).expect("a request").into_parts();
+        assert_eq!((parts.method, parts.uri.to_string()), (Method::POST, "/v1/sessions/s/events?agent=a".into()));
+        assert_eq!(parts.headers.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(parts.headers["content-type"], "application/json");
+        assert_eq!(body.collect().await.expect("a body").to_bytes(), r#"{"data":1}"#);
+    }
+
+    #[test]
+    fn whatever_is_unusual_is_left_to_hyper() {
+        let with = |header: &str| WHOLE.replace("X-A: 1", header);
+        for (what, text) in [
+            ("another method", WHOLE.replace("POST", "GET")),
+            ("an older version", WHOLE.replace("HTTP/1.1", "HTTP/1.0")),
+            ("no length", WHOLE.replace("Content-Length: 10\r\n", "")),
+            ("two lengths", with("Content-Length: 10")),
+            ("a signed length", WHOLE.replace("Length: 10", "Length: +10")),
+            ("a list of lengths", WHOLE.replace("Length: 10", "Length: 10, 10")),
+            ("an endless length", WHOLE.replace("Length: 10", "Length: 18446744073709551626")),
+            ("a body that is longer", WHOLE.replace("Length: 10", "Length: 11")),
+            ("a body that is shorter", WHOLE.replace("Length: 10", "Length: 9")),
+            ("chunks", with("Transfer-Encoding: chunked")),
+            ("a question first", with("Expect: 100-continue")),
+            ("another protocol", with("Upgrade: websocket")),
+            ("trailers", with("TE: trailers")),
+            ("the last request", WHOLE.replace("Keep-Alive", "close")),
+            ("several orders", WHOLE.replace("Keep-Alive", "keep-alive, x-a")),
+            ("an address", WHOLE.replace(" /v1", " http://t/v1")),
+            ("a space before a colon", with("Transfer-Encoding : chunked")),
+            ("a folded line", with("X-B: 1\r\n Transfer-Encoding: chunked")),
+            ("a bare line break", WHOLE.replacen("t\r\n", "t\n\r", 1)),
+            ("two at once", WHOLE.repeat(2)),
+            ("too many headers", with(&"X-B: 1\r\n".repeat(HEADERS))),
+        ] {
+            assert!(parsed(&text).is_none(), "{what}");
+        }
+        assert!(whole(&Bytes::from_static(WHOLE.as_bytes()), 5).is_none(), "more headers than are allowed");
+    }
+
+    #[test]
+    fn half_a_request_is_left_to_hyper() {
+        for end in 0..WHOLE.len() {
+            assert!(parsed(&WHOLE[..end]).is_none(), "{end} bytes");
+        }
+    }
+
+    proptest! {
+        /// Whatever the bytes are: none or the request that they are, and no panic.
+        #[test]
+        fn a_body_is_never_cut_or_stretched(change in 0..WHOLE.len(), to in any::<u8>()) {
+            let mut bytes = WHOLE.as_bytes().to_vec();
+            bytes[change] = to;
+            let bytes = Bytes::from(bytes);
+            if let Some(request) = whole(&bytes, HEADERS) {
+                let length = request.headers()["content-length"].to_str().unwrap().parse::<usize>().unwrap();
+                prop_assert_eq!(http_body::Body::size_hint(request.body()).exact(), Some(length as u64));
+                prop_assert_eq!(&bytes[bytes.len() - length - 4..][..4], b"\r\n\r\n");
+            }
+        }
+    }
 }

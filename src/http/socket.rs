@@ -69,16 +69,18 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let count = self.first.len().min(into.remaining());
-            into.put_slice(&self.first.split_to(count));
-            self.head.bytes();
-            return Poll::Ready(Ok(()));
-        }
         let before = into.filled().len();
-        let read = Pin::new(&mut self.tcp).poll_read(context, into);
+        let first = self.first.len().min(into.remaining());
+        into.put_slice(&self.first.split_to(first));
+        // hyper's first read brings as much as if nothing had been read before.
+        let mut read = Poll::Ready(Ok(()));
+        if into.remaining() > 0 {
+            read = Pin::new(&mut self.tcp).poll_read(context, into);
+        }
         if into.filled().len() > before {
             self.head.bytes();
+            // Whatever became of the rest will be seen at the next read.
+            read = Poll::Ready(Ok(()));
         }
         read
     }

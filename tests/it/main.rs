@@ -4,6 +4,7 @@ mod audit;
 mod auth;
 mod bad_input;
 mod borders;
+mod brief_requests;
 mod browser;
 mod chaos;
 mod cli;

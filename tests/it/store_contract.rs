@@ -19,6 +19,7 @@ macro_rules! promises {
     };
 }
 
+mod calls;
 mod commits;
 mod lifetime;
 mod outages;
