@@ -4,7 +4,8 @@
 //! under load Redis and the replica share the cost of a call among many commits (measured on Redis 7.0: 11 µs of Redis's
 //! time an event in calls of 20 against 17 in calls of one, pipelined, and 33 in `commit.lua`, which does everything).
 //! Where there is little to do nobody waits: beside a call of a single commit another one goes at once, on the same
-//! connection. Beside a larger one none does, nor is there ever a third: calls would be smaller, and an event dearer.
+//! connection. Beside a larger one none does, or calls would be smaller and an event dearer, unless it is full: then
+//! waiting would make no call larger, and Redis shall find the next one when it is done. There never is a third.
 //! What the script is not made for, it leaves undone, and `commit.lua` decides.
 //!
 //! In a Redis Cluster a call would be for the sessions of one slot, or of one alone.
@@ -24,6 +25,8 @@ use crate::{
     store::{Commit, Outcome, Parted, Producer, StoreError, Version, Window},
 };
 
+/// Calls under way.
+const CALLS: usize = 2;
 /// Commits in one call. Bounds how long Redis is busy with it: about a millisecond, for single events.
 const BATCH: usize = 64;
 /// Events in one call, beyond which no further commit joins it: one or two milliseconds. Streaming bodies come with
@@ -123,24 +126,16 @@ struct Calls {
     config: RedisConfig,
 }
 
-/// What has become of a call.
-struct Settled {
-    commits: usize,
-    /// It got no answer in time.
-    late: bool,
-}
-
 impl Calls {
     /// Calls, for as long as somebody may append.
     async fn run(self, mut waiting: mpsc::Receiver<Append>) {
         let mut under_way = FuturesUnordered::new();
-        let mut commits = 0;
+        // Another call may go beside the latest.
+        let mut beside = true;
         loop {
             tokio::select! {
                 biased;
-                Some(settled) = under_way.next() => {
-                    let Settled { commits: settled, late } = settled;
-                    commits -= settled;
+                Some(late) = under_way.next() => {
                     if late {
                         // What has waited behind this call must not wait for a row of others like it.
                         while let Ok(append) = waiting.try_recv() {
@@ -148,10 +143,10 @@ impl Calls {
                         }
                     }
                 }
-                Some(first) = waiting.recv(), if commits < 2 => {
-                    let batch = gather(first, &mut waiting);
+                Some(first) = waiting.recv(), if under_way.is_empty() || under_way.len() < CALLS && beside => {
+                    let (batch, full) = gather(first, &mut waiting);
                     if !batch.is_empty() {
-                        commits += batch.len();
+                        beside = full || batch.len() == 1;
                         under_way.push(self.settle(batch));
                     }
                 }
@@ -160,9 +155,9 @@ impl Calls {
         }
     }
 
-    /// Does a call and answers those that wait for it.
-    async fn settle(&self, batch: Vec<Append>) -> Settled {
-        let (began, commits) = (Instant::now(), batch.len());
+    /// Does a call and answers those that wait for it. Tells whether it got no answer in time.
+    async fn settle(&self, batch: Vec<Append>) -> bool {
+        let began = Instant::now();
         // One timer for them all. The connection's own does not cover a reconnect that it waits for.
         let answers = timeout(self.config.timeout, self.call(&batch)).await;
         let answers = answers.unwrap_or_else(|_| Err(super::late(self.config.timeout)));
@@ -172,7 +167,7 @@ impl Calls {
             Ok(answers) => batch.into_iter().zip(answers).for_each(|(append, answer)| append.answer(answer)),
             Err(error) => batch.into_iter().for_each(|append| append.answer(Err(error.clone()))),
         }
-        Settled { commits, late }
+        late
     }
 
     async fn call(&self, batch: &[Append]) -> Result<Vec<Answer>, StoreError> {
@@ -201,8 +196,8 @@ impl Calls {
     }
 }
 
-/// The next call: what waits, from `first` on, as far as it goes into one.
-fn gather(first: Append, waiting: &mut mpsc::Receiver<Append>) -> Vec<Append> {
+/// The next call: what waits, from `first` on, as far as it goes into one; and whether that fills it.
+fn gather(first: Append, waiting: &mut mpsc::Receiver<Append>) -> (Vec<Append>, bool) {
     let mut batch = Vec::with_capacity(BATCH.min(1 + waiting.len()));
     let (mut next, mut events, mut bytes) = (Some(first), 0, 0);
     while let Some(append) = next {
@@ -213,10 +208,12 @@ fn gather(first: Append, waiting: &mut mpsc::Receiver<Append>) -> Vec<Append> {
             bytes += append.bytes();
             batch.push(append);
         }
-        let room = batch.len() < BATCH && events < BATCH_EVENTS && bytes < BATCH_BYTES;
-        next = room.then(|| waiting.try_recv().ok()).flatten();
+        if batch.len() == BATCH || events >= BATCH_EVENTS || bytes >= BATCH_BYTES {
+            return (batch, true);
+        }
+        next = waiting.try_recv().ok();
     }
-    batch
+    (batch, false)
 }
 
 impl Append {

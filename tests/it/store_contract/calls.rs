@@ -77,3 +77,9 @@ async fn a_call_ends_at_512_events() {
 async fn a_call_ends_at_64_commits() {
     assert_eq!(calls_for(&[&[1, 1], &[1; 65]]).await, 3);
 }
+
+#[tokio::test]
+async fn a_full_call_has_another_one_beside_it() {
+    // The second goes at once, or the third list would have gone with it.
+    assert_eq!(calls_for(&[&[512], &[1, 1], &[1]]).await, 3);
+}
