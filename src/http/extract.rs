@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
@@ -71,12 +71,13 @@ pub enum BodyKind {
 /// The kind of a request's body.
 pub fn body_kind(headers: &HeaderMap) -> Result<BodyKind, Problem> {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match essence.as_str() {
-        "application/json" => Ok(BodyKind::Json),
-        "application/x-ndjson" | "application/ndjson" => Ok(BodyKind::Ndjson),
-        "text/event-stream" => Ok(BodyKind::Sse),
-        _ => {
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    let is = |kind: &str| essence.eq_ignore_ascii_case(kind);
+    match () {
+        () if is("application/json") => Ok(BodyKind::Json),
+        () if is("application/x-ndjson") || is("application/ndjson") => Ok(BodyKind::Ndjson),
+        () if is("text/event-stream") => Ok(BodyKind::Sse),
+        () => {
             let detail = format!(
                 "the content type is {given:?}; send application/json (one event or an array), application/x-ndjson \
                  (one event a line) or text/event-stream"
@@ -112,19 +113,19 @@ impl FromRequest<Gateway> for JsonText {
 /// Reads a bounded body.
 pub async fn read_whole(mut body: Body, gateway: &Gateway) -> Result<Bytes, Problem> {
     let limits = &gateway.limits;
-    let mut whole = BytesMut::new();
-    loop {
+    let mut come = BytesMut::new();
+    let whole = loop {
         // A small body has come with its head, and needs no timer.
         let frame = match body.frame().now_or_never() {
             Some(frame) => frame,
             None => tokio::time::timeout(limits.body_timeout, body.frame()).await.map_err(|_| timed_out())?,
         };
         let data = match frame {
-            None => break,
+            None => break come.freeze(),
             Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             Some(Err(error)) => return Err(broken(&error)),
         };
-        if whole.len() + data.len() > limits.body_bytes {
+        if come.len() + data.len() > limits.body_bytes {
             let detail = format!(
                 "the body takes more than {} bytes; send fewer events a request, or a stream of application/x-ndjson",
                 limits.body_bytes
@@ -132,12 +133,16 @@ pub async fn read_whole(mut body: Body, gateway: &Gateway) -> Result<Bytes, Prob
             let problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
             return Err(problem.with("limit", limits.body_bytes));
         }
-        whole.extend_from_slice(&data);
-    }
+        // Most come in one piece, and need no copy.
+        if come.is_empty() && body.is_end_stream() {
+            break data;
+        }
+        come.extend_from_slice(&data);
+    };
     if whole.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem::bad_request("empty_body", "the body is empty"));
     }
-    Ok(whole.freeze())
+    Ok(whole)
 }
 
 /// The body stopped coming.

@@ -16,6 +16,7 @@ mod pages;
 mod reply;
 mod script;
 pub mod start;
+mod subscriber;
 mod tail;
 mod tls;
 mod wire;
@@ -29,6 +30,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, R
 use link::Link;
 use pages::Pages;
 use tokio::sync::Notify;
+use wire::Wires;
 
 pub use script::Durability;
 pub use tls::Tls;
@@ -137,12 +139,13 @@ impl RedisStore {
             .set_connection_timeout(Some(config.timeout))
             .set_response_timeout(Some(config.timeout));
         let renewed = Arc::new(Notify::new());
-        let commits = Link::start(client.clone(), link, config.timeout, renewed.clone()).await.map_err(store_error)?;
+        let commits = Link::start(client, link, config.timeout, renewed.clone()).await.map_err(store_error)?;
 
         let appender = append::Appender::start(commits.clone(), &config);
         let keys = Keys { prefix: config.prefix.as_str().into() };
-        let pages = Pages::new(keys.clone(), info, &config)?;
-        let tails = tail::Tails::start(client, commits.clone(), renewed, pages.clone(), &config).await?;
+        let wires = Wires::new(info, &config.tls, config.timeout)?;
+        let pages = Pages::new(keys.clone(), wires.clone(), &config)?;
+        let tails = tail::Tails::start(wires, commits.clone(), renewed, pages.clone(), &config).await?;
         Ok(RedisStore {
             keys,
             appender,

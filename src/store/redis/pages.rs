@@ -5,7 +5,7 @@ use deadpool::{
     Runtime,
     managed::{Pool, PoolError},
 };
-use redis::{ConnectionInfo, Pipeline};
+use redis::Pipeline;
 
 use super::{
     Keys, RedisConfig, commit,
@@ -27,8 +27,8 @@ pub struct Pages {
 }
 
 impl Pages {
-    pub fn new(keys: Keys, info: ConnectionInfo, config: &RedisConfig) -> Result<Self, StoreError> {
-        let pool = Pool::builder(Wires::new(info, &config.tls, config.timeout)?)
+    pub fn new(keys: Keys, wires: Wires, config: &RedisConfig) -> Result<Self, StoreError> {
+        let pool = Pool::builder(wires)
             .max_size(config.page_connections.max(1))
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(config.timeout * 5))

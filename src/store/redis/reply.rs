@@ -26,6 +26,11 @@ impl Awaited {
         Awaited { values: count as u64, at: 0 }
     }
 
+    /// How many bytes there were, when nothing is missing any more.
+    pub fn size(&self) -> usize {
+        self.at
+    }
+
     /// Looks at all that has come so far: how many more bytes there must be, at least. 0: everything is there.
     pub fn missing(&mut self, bytes: &[u8]) -> Result<usize, StoreError> {
         while self.values > 0 {

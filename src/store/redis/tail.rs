@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,18 +16,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
-use redis::{
-    Client, RedisResult,
-    aio::{PubSubSink, PubSubStream},
-};
+use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
-use super::{RedisConfig, link::Link, pages::Pages, store_error};
+use super::{
+    RedisConfig,
+    link::Link,
+    pages::Pages,
+    store_error,
+    subscriber::{Heard, Subscriber},
+    wire::Wires,
+};
 use crate::{
     id::{EntryId, Lane},
     metrics::METRICS,
@@ -38,6 +42,7 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 const SILENT_AFTER: Duration = Duration::from_millis(3500);
 const RECONNECT_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
+const SUBSCRIBE: &str = "SUBSCRIBE";
 /// Channels in one SUBSCRIBE.
 const BATCH: usize = 1000;
 
@@ -74,7 +79,7 @@ enum Operation {
 impl Tails {
     /// Connects, and starts the tasks that keep it so.
     pub async fn start(
-        client: Client,
+        wires: Wires,
         commits: Link,
         renewed: Arc<Notify>,
         pages: Pages,
@@ -84,7 +89,7 @@ impl Tails {
         let (operations, receiver) = mpsc::unbounded_channel();
         let beat = format!("{}beat:{:016x}", config.prefix, fastrand::u64(..));
         let mut keeper = Keeper {
-            client,
+            wires,
             shared: shared.clone(),
             operations: receiver,
             beat: beat.clone(),
@@ -93,7 +98,7 @@ impl Tails {
             renewed,
             pages,
         };
-        let connection = keeper.connect().await.map_err(store_error)?;
+        let connection = keeper.connect().await?;
         let tasks = vec![
             tokio::spawn(keeper.run(connection)),
             tokio::spawn(beats(commits.clone(), beat)),
@@ -152,7 +157,7 @@ async fn beats(mut commits: Link, channel: String) {
 }
 
 struct Keeper {
-    client: Client,
+    wires: Wires,
     shared: Arc<Shared>,
     operations: mpsc::UnboundedReceiver<Operation>,
     beat: String,
@@ -162,8 +167,6 @@ struct Keeper {
     renewed: Arc<Notify>,
     pages: Pages,
 }
-
-type Connection = (PubSubSink, PubSubStream);
 
 /// Why a connection is given up.
 enum End {
@@ -175,23 +178,26 @@ enum End {
 }
 
 impl Keeper {
-    async fn connect(&mut self) -> RedisResult<Connection> {
+    async fn connect(&mut self) -> Result<Subscriber, StoreError> {
         // First, or it would all be done again when they come.
-        self.commits.up().await?;
+        self.commits.up().await.map_err(store_error)?;
         // What is renewed from here on is too new for this connection; what was before is not.
         let _ = self.renewed.notified().now_or_never();
-        let late = |_| redis::RedisError::from((redis::ErrorKind::Io, "no subscriber connection in time"));
-        let connection = timeout(self.timeout, self.client.get_async_pubsub()).await.map_err(late)??;
-        let (mut sink, stream) = connection.split();
-        timeout(self.timeout, sink.subscribe(&self.beat)).await.map_err(late)??;
+        let connected = async {
+            let mut subscriber = Subscriber::new(self.wires.connect().await?);
+            self.ask(&mut subscriber, SUBSCRIBE, &[&self.beat]).await?;
+            Ok(subscriber)
+        };
+        let late = |_| StoreError::Unavailable(format!("no subscriber connection within {:?}", self.timeout));
+        let subscriber = timeout(self.timeout, connected).await.map_err(late)??;
         self.shared.alive.store(true, Ordering::Relaxed);
         METRICS.subscribed.set(1);
-        Ok((sink, stream))
+        Ok(subscriber)
     }
 
-    async fn run(mut self, mut connection: Connection) {
+    async fn run(mut self, mut subscriber: Subscriber) {
         loop {
-            let why = match self.serve(connection).await {
+            let why = match self.serve(subscriber).await {
                 End::Over => return,
                 End::Renewed => "commits go over a new connection".into(),
                 End::Lost(why) => {
@@ -207,9 +213,9 @@ impl Keeper {
             self.pages.renew();
             tracing::warn!(why, "lost the subscription to Redis; streams wait and catch up when it is back");
             let (lost, mut pause) = (Instant::now(), RECONNECT_MIN);
-            connection = loop {
+            subscriber = loop {
                 match self.connect().await {
-                    Ok(connection) => break connection,
+                    Ok(subscriber) => break subscriber,
                     Err(error) => tracing::debug!(%error, "no subscriber connection yet"),
                 }
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -220,13 +226,13 @@ impl Keeper {
     }
 
     /// Serves one connection until it ends.
-    async fn serve(&mut self, (mut sink, mut stream): Connection) -> End {
+    async fn serve(&mut self, mut subscriber: Subscriber) -> End {
         let channels: Vec<(String, Watch)> =
             self.shared.channels().iter().map(|(c, t)| (c.clone(), t.clone())).collect();
         for batch in channels.chunks(BATCH) {
             let names: Vec<&str> = batch.iter().map(|(channel, _)| channel.as_str()).collect();
-            if let Err(end) = self.subscribe(&mut sink, &names).await {
-                return end;
+            if let Err(error) = self.ask(&mut subscriber, SUBSCRIBE, &names).await {
+                return End::Lost(error.to_string());
             }
             // Only now: what they read from here on is continued by pushes.
             batch.iter().for_each(|(_, tail)| tail.doubt());
@@ -235,33 +241,46 @@ impl Keeper {
         drop(channels);
         let mut operations = Vec::new();
         let mut heard = Instant::now();
+        let mut silent = pin!(sleep_until(heard + SILENT_AFTER));
         loop {
             tokio::select! {
-                message = stream.next() => match message {
-                    Some(message) => {
-                        heard = Instant::now();
-                        self.dispatch(&message);
+                next = subscriber.next() => {
+                    if let Err(error) = self.pass_on(&mut subscriber, next) {
+                        return End::Lost(error.to_string());
                     }
-                    None => return End::Lost("the connection ended".into()),
-                },
+                    heard = Instant::now();
+                }
                 count = self.operations.recv_many(&mut operations, BATCH) => {
                     if count == 0 {
                         return End::Over;
                     }
-                    if let Err(end) = self.operate(&mut sink, &mut operations).await {
-                        return end;
+                    if let Err(error) = self.operate(&mut subscriber, &mut operations).await {
+                        return End::Lost(error.to_string());
                     }
                 }
                 () = self.renewed.notified() => return End::Renewed,
-                () = tokio::time::sleep_until(heard + SILENT_AFTER) => {
-                    return End::Lost(format!("silent for {SILENT_AFTER:?}"));
+                () = &mut silent => {
+                    if heard.elapsed() >= SILENT_AFTER {
+                        return End::Lost(format!("silent for {SILENT_AFTER:?}"));
+                    }
+                    silent.as_mut().reset(heard + SILENT_AFTER);
                 }
             }
         }
     }
 
+    /// Passes on what has come, and all that came with it.
+    fn pass_on(&self, subscriber: &mut Subscriber, heard: Result<Heard, StoreError>) -> Result<(), StoreError> {
+        let mut next = Some(heard?);
+        while let Some(heard) = next {
+            self.dispatch(heard);
+            next = subscriber.come()?;
+        }
+        Ok(())
+    }
+
     /// Runs operations in their order, neighbours of one kind as one command.
-    async fn operate(&self, sink: &mut PubSubSink, operations: &mut Vec<Operation>) -> Result<(), End> {
+    async fn operate(&self, subscriber: &mut Subscriber, operations: &mut Vec<Operation>) -> Result<(), StoreError> {
         let mut operations = operations.drain(..).peekable();
         while let Some(operation) = operations.next() {
             match operation {
@@ -273,7 +292,8 @@ impl Keeper {
                         channels.push(channel);
                         waiting.push(done);
                     }
-                    self.subscribe(sink, &channels).await?;
+                    let names: Vec<&str> = channels.iter().map(String::as_str).collect();
+                    self.ask(subscriber, SUBSCRIBE, &names).await?;
                     // Whoever gave up waiting has dropped the receiver.
                     waiting.into_iter().for_each(|done| done.send(()).unwrap_or_default());
                 }
@@ -288,7 +308,8 @@ impl Keeper {
                     // further back in the queue, finds it so.
                     channels.retain(|channel| !self.shared.channels().contains_key(channel));
                     if !channels.is_empty() {
-                        self.answered(sink.unsubscribe(&channels)).await?;
+                        let names: Vec<&str> = channels.iter().map(String::as_str).collect();
+                        self.ask(subscriber, "UNSUBSCRIBE", &names).await?;
                     }
                 }
             }
@@ -296,23 +317,30 @@ impl Keeper {
         Ok(())
     }
 
-    async fn subscribe<C: AsRef<str>>(&self, sink: &mut PubSubSink, channels: &[C]) -> Result<(), End> {
-        let channels: Vec<&str> = channels.iter().map(AsRef::as_ref).collect();
-        self.answered(sink.subscribe(&channels)).await
+    /// Asks for channels, or no longer for them, and passes on what comes until all of that is confirmed.
+    async fn ask(&self, subscriber: &mut Subscriber, command: &str, channels: &[&str]) -> Result<(), StoreError> {
+        let confirmed = async {
+            subscriber.ask(command, channels).await?;
+            let mut unconfirmed = channels.len();
+            while unconfirmed > 0 {
+                match subscriber.next().await? {
+                    Heard::Confirmed => unconfirmed -= 1,
+                    message => self.dispatch(message),
+                }
+            }
+            Ok(())
+        };
+        let late = |_| StoreError::Unavailable(format!("no answer to a subscription within {:?}", self.timeout));
+        timeout(self.timeout, confirmed).await.map_err(late)?
     }
 
-    async fn answered(&self, request: impl Future<Output = RedisResult<()>>) -> Result<(), End> {
-        match timeout(self.timeout, request).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(End::Lost(error.to_string())),
-            Err(_) => Err(End::Lost(format!("no answer to a subscription within {:?}", self.timeout))),
-        }
-    }
-
-    fn dispatch(&self, message: &redis::Msg) {
-        let tail = self.shared.channels().get(message.get_channel_name()).cloned();
+    fn dispatch(&self, heard: Heard) {
+        let Heard::Message { channel, payload } = heard else { return };
+        let Ok(channel) = str::from_utf8(&channel) else { return };
+        let tail = self.shared.channels().get(channel).cloned();
         let Some(tail) = tail else { return };
-        match push(Bytes::copy_from_slice(message.get_payload_bytes())) {
+        // A copy of its own, or a small event would keep a whole buffer for as long as it is remembered.
+        match push(Bytes::copy_from_slice(&payload)) {
             Some(push) => tail.push(push),
             // Something else than a gateway publishes here: look at the log instead.
             None => tail.doubt(),

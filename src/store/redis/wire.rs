@@ -1,4 +1,5 @@
-//! Connections for pages: one request at a time, whose replies are read where they lie (`reply.rs`).
+//! Connections whose replies are read where they lie (`reply.rs`): those for pages, one request at a time, and the one for
+//! pushes (`subscriber.rs`).
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ const ROOM_MAX: usize = 1024 * 1024;
 /// All of the replies may take so many times as long as the first byte of them: a page may be megabytes.
 const WHOLE: u32 = 5;
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection.
@@ -41,36 +42,49 @@ pub struct Wire {
 }
 
 impl Wire {
+    #[cfg(test)]
+    pub fn over(stream: impl Stream + 'static, timeout: Duration) -> Self {
+        Wire { stream: Box::new(stream), idle: true, size: 0, timeout }
+    }
+
     /// Sends packed commands and reads so many replies. If it fails, or is dropped before its end, the connection is of no use
     /// any more.
     pub async fn ask(&mut self, commands: &[u8], count: usize) -> Result<Replies, StoreError> {
         self.idle = false;
         let patience = self.timeout;
         let replies = timeout(patience * WHOLE, async {
-            let asked = async {
-                self.stream.write_all(commands).await?;
-                self.stream.flush().await
-            };
-            timeout(patience, asked).await.map_err(|_| late(patience))?.map_err(broken)?;
+            self.send(commands).await?;
             let mut bytes = BytesMut::with_capacity(self.size.clamp(ROOM_MIN, ROOM_MAX));
-            let first = timeout(patience, self.stream.read_buf(&mut bytes));
-            let mut read = first.await.map_err(|_| late(patience))?.map_err(broken)?;
+            timeout(patience, self.read(&mut bytes)).await.map_err(|_| late(patience))??;
             let mut awaited = Awaited::replies(count);
             loop {
-                if read == 0 {
-                    return Err(broken(io::ErrorKind::UnexpectedEof.into()));
-                }
                 match awaited.missing(&bytes)? {
-                    0 => break,
+                    0 => return Ok(bytes),
                     missing => bytes.reserve(missing.max(ROOM_MIN)),
                 }
-                read = self.stream.read_buf(&mut bytes).await.map_err(broken)?;
+                self.read(&mut bytes).await?;
             }
-            Ok(bytes)
         });
         let bytes = replies.await.unwrap_or_else(|_| Err(late(patience * WHOLE)))?;
         (self.idle, self.size) = (true, bytes.len());
         Ok(Replies::new(bytes.freeze()))
+    }
+
+    /// Sends packed commands.
+    pub async fn send(&mut self, commands: &[u8]) -> Result<(), StoreError> {
+        let sent = async {
+            self.stream.write_all(commands).await?;
+            self.stream.flush().await
+        };
+        timeout(self.timeout, sent).await.map_err(|_| late(self.timeout))?.map_err(broken)
+    }
+
+    /// Reads what there is. Dropping the future loses nothing.
+    pub async fn read(&mut self, bytes: &mut BytesMut) -> Result<(), StoreError> {
+        match self.stream.read_buf(bytes).await.map_err(broken)? {
+            0 => Err(broken(io::ErrorKind::UnexpectedEof.into())),
+            _ => Ok(()),
+        }
     }
 
     /// Whether it can be used again: nothing is under way, and the peer has neither closed it nor said anything unasked.
@@ -84,7 +98,8 @@ fn broken(error: io::Error) -> StoreError {
     StoreError::Unavailable(format!("a connection to Redis: {error}"))
 }
 
-/// Makes connections, for the pool.
+/// Makes connections, for the pool and for the subscriber.
+#[derive(Clone)]
 pub struct Wires {
     info: ConnectionInfo,
     tls: Option<TlsConnector>,
@@ -98,7 +113,8 @@ impl Wires {
         Ok(Wires { info, tls: tls.map(|config: Arc<ClientConfig>| config.into()), timeout })
     }
 
-    async fn connect(&self) -> Result<Wire, StoreError> {
+    /// A new connection.
+    pub async fn connect(&self) -> Result<Wire, StoreError> {
         let stream: Box<dyn Stream> = match (self.info.addr(), &self.tls) {
             (ConnectionAddr::Tcp(host, port), _) => Box::new(tcp(host, *port).await?),
             (ConnectionAddr::TcpTls { host, port, .. }, Some(tls)) => {
