@@ -14,10 +14,11 @@
 //! A follower that falls off the ring pages from the store, which bounds what a slow client costs.
 
 mod follower;
+mod item;
 mod ring;
 
 pub use follower::{Follower, Start, Update};
-pub use ring::Item;
+pub use item::Item;
 
 use std::{
     collections::HashMap,

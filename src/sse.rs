@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::{
     event::Head,
-    hub::{Follower, Item, Update},
+    hub::{Follower, Update},
     id::EntryId,
     metrics::{Cut, METRICS},
     store::{Lost, StoreError},
@@ -67,13 +67,11 @@ impl Filter {
     }
 }
 
-/// The frame of an entry as a chunk of an HTTP body, encoded once however many clients take it.
-pub fn entry(item: &Item, format: Format) -> &Bytes {
-    item.frames[format as usize].get_or_init(|| {
-        let mut frame = Chunk::default();
-        frame.entry(item.id, &item.payload, format);
-        frame.end(Framing::Chunked)
-    })
+/// The frame of an entry as a chunk of an HTTP body, and where the data begins in it.
+pub fn chunk(id: EntryId, payload: &[u8], format: Format) -> (Bytes, usize) {
+    let mut chunk = Chunk::default();
+    let begin = chunk.entry(id, payload, format);
+    (chunk.end(Framing::Chunked), begin)
 }
 
 /// What stands in a chunk.
@@ -115,17 +113,21 @@ impl Chunk {
         self.begun().extend_from_slice(frame);
     }
 
-    fn entry(&mut self, id: EntryId, payload: &[u8], format: Format) {
+    /// Gives where the data begins.
+    fn entry(&mut self, id: EntryId, payload: &[u8], format: Format) -> usize {
         let data = match format {
             Format::Event => payload,
             Format::Data => Head::of(payload).and_then(|h| h.data).map_or("null", |d| d.get()).as_bytes(),
         };
+        // A little more than the rest of a chunk of one entry takes.
+        self.0.reserve(data.len() + 48);
         let chunk = self.begun();
-        chunk.reserve(data.len() + 50);
         // Writing to memory does not fail.
         let _ = write!(chunk, "id: {id}\ndata: ");
+        let begin = chunk.len();
         chunk.extend_from_slice(data);
         chunk.extend_from_slice(b"\n\n");
+        begin
     }
 
     /// The bytes for the socket; nothing is left.
@@ -255,9 +257,9 @@ impl Stream {
                     return Some(Err(error));
                 }
                 // The common case, a single entry: its shared bytes go out as they are.
-                Ok(Update::Entries(items)) if items.len() == 1 && self.filter.wants(&items[0].payload) => {
+                Ok(Update::Entries(items)) if items.len() == 1 && self.filter.wants(items[0].payload()) => {
                     METRICS.delivered(std::iter::once(items[0].id), self.live);
-                    let chunk = entry(&items[0], self.format);
+                    let chunk = items[0].chunk(self.format);
                     return Some(Ok(match self.framing {
                         Framing::Chunked => chunk.clone(),
                         Framing::Raw => unframed(chunk),
@@ -272,9 +274,9 @@ impl Stream {
         let (pending, filter) = (&mut self.pending, &self.filter);
         match update {
             Update::Entries(items) => {
-                let wanted = items.iter().filter(|item| filter.wants(&item.payload));
+                let wanted = items.iter().filter(|item| filter.wants(item.payload()));
                 let written = wanted.map(|item| {
-                    pending.push(&unframed(entry(item, self.format)));
+                    pending.push(&unframed(item.chunk(self.format)));
                     item.id
                 });
                 METRICS.delivered(written, self.live);
@@ -307,20 +309,22 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Item;
     use proptest::prelude::*;
 
     fn item(payload: &str) -> std::sync::Arc<Item> {
-        Item::new(EntryId { ms: 7, n: 3 }, Bytes::copy_from_slice(payload.as_bytes()))
+        Item::new(EntryId { ms: 7, n: 3 }, payload.as_bytes())
     }
 
     #[test]
     fn an_entry_is_one_frame_with_its_id() {
         let item = item(r#"{"type":"t","agent":"a","data":{"x":1}}"#);
         let frame = "id: 7-3\ndata: {\"type\":\"t\",\"agent\":\"a\",\"data\":{\"x\":1}}\n\n";
-        assert_eq!(entry(&item, Format::Event), &format!("{:08x}\r\n{frame}\r\n", frame.len()));
-        assert_eq!(unframed(entry(&item, Format::Event)), frame);
-        assert_eq!(unframed(entry(&item, Format::Data)), "id: 7-3\ndata: {\"x\":1}\n\n");
-        assert_eq!(unframed(entry(&super::tests::item(r#"{"type":"t"}"#), Format::Data)), "id: 7-3\ndata: null\n\n");
+        assert_eq!(item.payload(), br#"{"type":"t","agent":"a","data":{"x":1}}"#);
+        assert_eq!(item.chunk(Format::Event), &format!("{:08x}\r\n{frame}\r\n", frame.len()));
+        assert_eq!(unframed(item.chunk(Format::Event)), frame);
+        assert_eq!(unframed(item.chunk(Format::Data)), "id: 7-3\ndata: {\"x\":1}\n\n");
+        assert_eq!(unframed(super::tests::item(r#"{"type":"t"}"#).chunk(Format::Data)), "id: 7-3\ndata: null\n\n");
     }
 
     #[test]
@@ -344,9 +348,9 @@ mod tests {
         fn what_is_encoded_is_decoded(text in "\\PC*", ms in 1u64..1 << 50, n in 1u64..1 << 50) {
             let payload = serde_json::to_string(&json!({"type": "t", "data": text})).unwrap();
             let id = EntryId { ms, n };
-            let item = Item::new(id, payload.clone().into());
+            let item = Item::new(id, payload.as_bytes());
             let mut decoder = decode::Decoder::new(1 << 20);
-            decoder.push(&unframed(entry(&item, Format::Event)));
+            decoder.push(&unframed(item.chunk(Format::Event)));
             let frame = decoder.next_frame().unwrap().unwrap();
             prop_assert_eq!((frame.id, frame.event, frame.data), (Some(id.to_string()), None, payload));
         }

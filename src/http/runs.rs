@@ -210,7 +210,7 @@ pub(super) async fn stopped(watched: Option<(Follower, Filter)>) {
     let Some((mut follower, told)) = watched else { return std::future::pending().await };
     loop {
         match follower.next().await {
-            Ok(Update::Entries(items)) if items.iter().any(|item| told.wants(&item.payload)) => return,
+            Ok(Update::Entries(items)) if items.iter().any(|item| told.wants(item.payload())) => return,
             Ok(Update::History(page)) if page.iter().any(|entry| told.wants(&entry.payload)) => return,
             Ok(Update::Closed) => return,
             Ok(_) => {}

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::time::{Duration, Instant};
 
 use super::{
-    Attachment, RETRY_MAX, RETRY_MIN,
-    ring::{Item, Ring, Taken},
+    Attachment, Item, RETRY_MAX, RETRY_MIN,
+    ring::{Ring, Taken},
 };
 use crate::{
     id::{EntryId, Lane},

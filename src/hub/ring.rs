@@ -1,12 +1,10 @@
 //! The newest entries of one lane, as far as this replica has them in an unbroken row.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
+use super::Item;
 use crate::{
     id::EntryId,
     store::{From, Page},
@@ -18,24 +16,6 @@ const ENTRIES_MAX: usize = 256;
 const BYTES_MAX: usize = 256 * 1024;
 /// Pushes that wait while a repair reads. With more, the repair reads again instead.
 const HELD_MAX: usize = 256;
-
-/// An entry and what it looks like on the wire, encoded when the first client needs it and shared by all.
-#[derive(Debug)]
-pub struct Item {
-    /// Its place.
-    pub id: EntryId,
-    /// Its JSON, on one line.
-    pub payload: Bytes,
-    /// Its SSE frame, for each format.
-    pub frames: [OnceLock<Bytes>; 2],
-}
-
-impl Item {
-    /// An entry that nobody has encoded yet.
-    pub fn new(id: EntryId, payload: Bytes) -> Arc<Self> {
-        Arc::new(Item { id, payload, frames: Default::default() })
-    }
-}
 
 /// Whether a repair must be started.
 #[derive(Debug, PartialEq, Eq)]
@@ -105,7 +85,8 @@ impl Ring {
             State::Unused => Repair::No,
             State::Repairing { held, again, .. } => {
                 if held.len() < HELD_MAX {
-                    held.push((first, payloads));
+                    // Copies: what was pushed may be slices of a buffer that more has come into.
+                    held.push((first, payloads.iter().map(|payload| Bytes::copy_from_slice(payload)).collect()));
                 } else {
                     *again = true;
                 }
@@ -215,8 +196,7 @@ impl Ring {
             self.tail = page.extent.last;
         }
         for entry in page.entries {
-            // A copy: what was read is a slice of the whole page, which would stay for as long as one entry of it does.
-            self.append(entry.id, Bytes::copy_from_slice(&entry.payload));
+            self.append(entry.id, &entry.payload);
         }
         self.closed = page.closed;
         let applied = held.into_iter().all(|(first, payloads)| self.apply(first, payloads));
@@ -240,18 +220,18 @@ impl Ring {
             if n != self.tail.n + 1 || id.ms < self.tail.ms {
                 return false;
             }
-            self.append(id, payload);
+            self.append(id, &payload);
         }
         true
     }
 
-    fn append(&mut self, id: EntryId, payload: Bytes) {
+    fn append(&mut self, id: EntryId, payload: &[u8]) {
         self.tail = id;
         self.bytes += payload.len();
         self.entries.push_back(Item::new(id, payload));
         while self.entries.len() > ENTRIES_MAX || (self.bytes > BYTES_MAX && self.entries.len() > 1) {
             if let Some(gone) = self.entries.pop_front() {
-                self.bytes -= gone.payload.len();
+                self.bytes -= gone.payload().len();
             }
         }
     }
@@ -286,7 +266,7 @@ impl Ring {
         let mut bytes = 0;
         let fits = |item: &&Arc<Item>| {
             let fits = bytes < max_bytes;
-            bytes += item.payload.len();
+            bytes += item.payload().len();
             fits
         };
         let entries: Vec<_> = self.entries.range(place..).take_while(fits).cloned().collect();

@@ -132,7 +132,7 @@ impl Client {
         }
         let follower = self.follower.as_mut()?;
         match tokio::time::timeout(patience, follower.next()).await.ok()?.expect("an update") {
-            Update::Entries(items) => items.iter().for_each(|item| self.read(world, item.id, &item.payload)),
+            Update::Entries(items) => items.iter().for_each(|item| self.read(world, item.id, item.payload())),
             Update::History(page) => page.iter().for_each(|entry| self.read(world, entry.id, &entry.payload)),
             Update::Reset { reason, first } => {
                 assert!(world.justifies(self.last, reason).await, "a reset, {reason:?}, without need: {:?}", self.last);

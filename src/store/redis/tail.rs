@@ -339,8 +339,7 @@ impl Keeper {
         let Ok(channel) = str::from_utf8(&channel) else { return };
         let tail = self.shared.channels().get(channel).cloned();
         let Some(tail) = tail else { return };
-        // A copy of its own, or a small event would keep a whole buffer for as long as it is remembered.
-        match push(Bytes::copy_from_slice(&payload)) {
+        match push(payload) {
             Some(push) => tail.push(push),
             // Something else than a gateway publishes here: look at the log instead.
             None => tail.doubt(),
