@@ -123,16 +123,16 @@ impl Follower {
         if let Some(update) = self.pending.take() {
             return Ok(update);
         }
-        let live = self.attachment.live.clone();
         let mut asked = false;
         loop {
-            // Registered before the look at the ring, so that no push falls in between.
-            let news = live.feed(self.lane).news.notified();
-            tokio::pin!(news);
-            news.as_mut().enable();
+            let feed = self.attachment.live.feed(self.lane);
+            // Made before the look at the ring: what is pushed from here on completes it, polled or not.
+            let news = feed.news.notified();
             let verified = self.verified && !self.from_start;
-            match self.ring(|ring| ring.take(self.cursor, verified, self.epoch, BATCH_BYTES)) {
+            let taken = super::lock(&feed.ring).take(self.cursor, verified, self.epoch, BATCH_BYTES);
+            match taken {
                 Taken::Entries(items) => {
+                    drop(news);
                     if let Some(last) = items.last() {
                         self.advance(last.id);
                     }
@@ -153,10 +153,11 @@ impl Follower {
                 Taken::Ask if asked => {
                     // The store has just confirmed the cursor: then it is the ring that does not know.
                     asked = false;
-                    live.change(self.lane, Ring::doubt);
+                    self.attachment.live.change(self.lane, Ring::doubt);
                     news.await;
                 }
                 Taken::Ask => {
+                    drop(news);
                     // Boxed: it is rare, and would make each of many idle followers larger.
                     if let Some(update) = Box::pin(self.ask()).await? {
                         return Ok(update);
