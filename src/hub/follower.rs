@@ -147,14 +147,12 @@ impl Follower {
                     if closed {
                         return Ok(Update::Closed);
                     }
-                    news.await;
                 }
-                Taken::Wait => news.await,
+                Taken::Wait => {}
                 Taken::Ask if asked => {
                     // The store has just confirmed the cursor: then it is the ring that does not know.
                     asked = false;
                     self.attachment.live.change(self.lane, Ring::doubt);
-                    news.await;
                 }
                 Taken::Ask => {
                     drop(news);
@@ -163,8 +161,11 @@ impl Follower {
                         return Ok(update);
                     }
                     asked = true;
+                    continue;
                 }
             }
+            // Here alone, for the same reason.
+            news.await;
         }
     }
 
