@@ -4,6 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 use redis::Cmd;
+use tokio::time::Instant;
 
 use super::{
     reply::{Awaited, Replies},
@@ -20,6 +21,8 @@ pub struct Subscriber {
     wire: Wire,
     /// What has come and was not heard yet.
     bytes: BytesMut,
+    /// When something came last.
+    heard: Instant,
 }
 
 /// What comes over it.
@@ -33,7 +36,12 @@ pub enum Heard {
 
 impl Subscriber {
     pub fn new(wire: Wire) -> Self {
-        Subscriber { wire, bytes: BytesMut::new() }
+        Subscriber { wire, bytes: BytesMut::new(), heard: Instant::now() }
+    }
+
+    /// When something came last; at first, when it was connected.
+    pub fn heard(&self) -> Instant {
+        self.heard
     }
 
     /// Asks for channels (SUBSCRIBE), or no longer for them (UNSUBSCRIBE). Each is confirmed on its own.
@@ -50,6 +58,7 @@ impl Subscriber {
                 return Ok(heard);
             }
             self.wire.read(&mut self.bytes).await?;
+            self.heard = Instant::now();
         }
     }
 

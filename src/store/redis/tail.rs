@@ -240,15 +240,13 @@ impl Keeper {
         // Not to hold tails that nobody watches any more for as long as this connection lasts.
         drop(channels);
         let mut operations = Vec::new();
-        let mut heard = Instant::now();
-        let mut silent = pin!(sleep_until(heard + SILENT_AFTER));
+        let mut silent = pin!(sleep_until(subscriber.heard() + SILENT_AFTER));
         loop {
             tokio::select! {
                 next = subscriber.next() => {
                     if let Err(error) = self.pass_on(&mut subscriber, next) {
                         return End::Lost(error.to_string());
                     }
-                    heard = Instant::now();
                 }
                 count = self.operations.recv_many(&mut operations, BATCH) => {
                     if count == 0 {
@@ -260,10 +258,10 @@ impl Keeper {
                 }
                 () = self.renewed.notified() => return End::Renewed,
                 () = &mut silent => {
-                    if heard.elapsed() >= SILENT_AFTER {
+                    if subscriber.heard().elapsed() >= SILENT_AFTER {
                         return End::Lost(format!("silent for {SILENT_AFTER:?}"));
                     }
-                    silent.as_mut().reset(heard + SILENT_AFTER);
+                    silent.as_mut().reset(subscriber.heard() + SILENT_AFTER);
                 }
             }
         }
