@@ -73,17 +73,18 @@ pub fn body_kind(headers: &HeaderMap) -> Result<BodyKind, Problem> {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();
     let is = |kind: &str| essence.eq_ignore_ascii_case(kind);
-    match () {
-        () if is("application/json") => Ok(BodyKind::Json),
-        () if is("application/x-ndjson") || is("application/ndjson") => Ok(BodyKind::Ndjson),
-        () if is("text/event-stream") => Ok(BodyKind::Sse),
-        () => {
-            let detail = format!(
-                "the content type is {given:?}; send application/json (one event or an array), application/x-ndjson \
-                 (one event a line) or text/event-stream"
-            );
-            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
-        }
+    if is("application/json") {
+        Ok(BodyKind::Json)
+    } else if is("application/x-ndjson") || is("application/ndjson") {
+        Ok(BodyKind::Ndjson)
+    } else if is("text/event-stream") {
+        Ok(BodyKind::Sse)
+    } else {
+        let detail = format!(
+            "the content type is {given:?}; send application/json (one event or an array), application/x-ndjson \
+             (one event a line) or text/event-stream"
+        );
+        Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
     }
 }
 
