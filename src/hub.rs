@@ -16,9 +16,11 @@
 mod follower;
 mod item;
 mod ring;
+mod waiting;
 
 pub use follower::{Follower, Start, Update};
 pub use item::Item;
+pub use waiting::Outlet;
 
 use std::{
     collections::HashMap,
@@ -39,6 +41,7 @@ use crate::{
     writer::Writers,
 };
 use ring::{Repair, Ring};
+use waiting::Waiting;
 
 /// A live session outlives its last follower by this, so that a client that reconnects finds it as it was.
 const LINGER: Duration = Duration::from_secs(5);
@@ -75,7 +78,7 @@ struct Live {
 #[derive(Default)]
 struct Feed {
     ring: Mutex<Ring>,
-    news: Notify,
+    waiting: Waiting,
 }
 
 #[derive(Debug, Clone)]
@@ -254,14 +257,20 @@ impl Live {
         &self.lanes[lane.index()]
     }
 
-    /// Changes a ring, wakes its followers, and starts the repair that the change asks for, if any.
+    /// Changes a ring. What is new goes to the lane's followers; if something is missing, it is read first.
     fn change(self: &Arc<Self>, lane: Lane, change: impl FnOnce(&mut Ring) -> Repair) {
-        let repair = change(&mut lock(&self.feed(lane).ring));
-        match repair {
-            Repair::Start => drop(tokio::spawn(mend(Arc::downgrade(self), lane))),
-            Repair::No => {}
+        if !self.repair(lane, change) {
+            self.news(lane);
         }
-        self.feed(lane).news.notify_waiters();
+    }
+
+    /// Changes a ring, and starts the repair that the change asks for, if any.
+    fn repair(self: &Arc<Self>, lane: Lane, change: impl FnOnce(&mut Ring) -> Repair) -> bool {
+        let repair = change(&mut lock(&self.feed(lane).ring)) == Repair::Start;
+        if repair {
+            tokio::spawn(mend(Arc::downgrade(self), lane));
+        }
+        repair
     }
 }
 
@@ -278,7 +287,7 @@ async fn mend(live: Weak<Live>, lane: Lane) {
             Ok(page) => {
                 METRICS.repairs.add(u64::from(from != From::Latest));
                 let whole = lock(&live.feed(lane).ring).mended(from, page);
-                live.feed(lane).news.notify_waiters();
+                live.news(lane);
                 if whole {
                     return;
                 }

@@ -5,14 +5,14 @@
 
 pub mod decode;
 
-use std::io::Write as _;
+use std::{io::Write as _, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
     event::Head,
-    hub::{Follower, Update},
+    hub::{Follower, Item, Outlet, Update},
     id::EntryId,
     metrics::{Cut, METRICS},
     store::{Lost, StoreError},
@@ -174,12 +174,47 @@ pub fn closed() -> Bytes {
     Bytes::from_static(b"event: closed\ndata: {}\n\n")
 }
 
-/// A stream of one client, as bytes of an answer's body.
-pub struct Stream {
-    follower: Follower,
+/// What a client wants to see of a lane, and how.
+#[derive(Debug, Clone, Default)]
+pub struct View {
     filter: Filter,
     format: Format,
     framing: Framing,
+}
+
+impl View {
+    /// Entries as bytes of the body: none if the client wants none of them.
+    pub fn show(&self, items: &[Arc<Item>], live: bool) -> Bytes {
+        // The common case, a single entry: its shared bytes go out as they are.
+        if let [item] = items
+            && self.filter.wants(item.payload())
+        {
+            METRICS.delivered(std::iter::once(item.id), live);
+            let chunk = item.chunk(self.format);
+            return match self.framing {
+                Framing::Chunked => chunk.clone(),
+                Framing::Raw => unframed(chunk),
+            };
+        }
+        let mut chunk = Chunk::default();
+        self.add(items, live, &mut chunk);
+        chunk.end(self.framing)
+    }
+
+    fn add(&self, items: &[Arc<Item>], live: bool, chunk: &mut Chunk) {
+        let wanted = items.iter().filter(|item| self.filter.wants(item.payload()));
+        let written = wanted.map(|item| {
+            chunk.push(&unframed(item.chunk(self.format)));
+            item.id
+        });
+        METRICS.delivered(written, live);
+    }
+}
+
+/// A stream of one client, as bytes of an answer's body.
+pub struct Stream {
+    follower: Follower,
+    view: Arc<View>,
     /// The client began at `now`: the first `caught-up` carries its id.
     from_now: bool,
     pending: Chunk,
@@ -209,9 +244,8 @@ impl Stream {
         let mut pending = Chunk::default();
         pending.push(&retry());
         let head = pending.0.len();
-        let framing = Framing::default();
-        let mut stream =
-            Stream { follower, filter, format, framing, from_now, pending, live: false, state: State::Open };
+        let view = Arc::new(View { filter, format, framing: Framing::default() });
+        let mut stream = Stream { follower, view, from_now, pending, live: false, state: State::Open };
         // Entries that the filter drops say nothing to the client: a closed session may have nothing but those left.
         let mut caught_up = false;
         while !caught_up && stream.pending.0.len() == head {
@@ -225,26 +259,36 @@ impl Stream {
 
     /// How the body is framed: chunked unless said otherwise.
     pub fn frame_as(&mut self, framing: Framing) {
-        self.framing = framing;
+        Arc::make_mut(&mut self.view).framing = framing;
+    }
+
+    /// How the client sees the lane.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// From now on this takes the entries that come while there is nothing else to say.
+    pub fn deliver_to(&mut self, outlet: Arc<dyn Outlet>) {
+        self.follower.deliver_to(outlet);
     }
 
     /// A heartbeat.
     pub fn heartbeat(&self) -> Bytes {
         let mut chunk = Chunk::default();
         chunk.push(HEARTBEAT);
-        chunk.end(self.framing)
+        chunk.end(self.view.framing)
     }
 
-    /// The next bytes of the body, and `None` at its end. After an error the client must not take it for the end.
-    /// Dropping the future loses nothing.
+    /// The next bytes of the body, and `None` at its end; no bytes when entries have gone to the outlet. After an error
+    /// the client must not take it for the end. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Bytes, StoreError>> {
         loop {
             if !self.pending.is_empty() {
-                return Some(Ok(self.pending.end(self.framing)));
+                return Some(Ok(self.pending.end(self.view.framing)));
             }
             match self.state {
                 State::Open => {}
-                State::Closed if self.framing == Framing::Chunked => {
+                State::Closed if self.view.framing == Framing::Chunked => {
                     self.state = State::Ended;
                     return Some(Ok(LAST_CHUNK));
                 }
@@ -256,35 +300,27 @@ impl Stream {
                     self.state = State::Ended;
                     return Some(Err(error));
                 }
-                // The common case, a single entry: its shared bytes go out as they are.
-                Ok(Update::Entries(items)) if items.len() == 1 && self.filter.wants(items[0].payload()) => {
-                    METRICS.delivered(std::iter::once(items[0].id), self.live);
-                    let chunk = items[0].chunk(self.format);
-                    return Some(Ok(match self.framing {
-                        Framing::Chunked => chunk.clone(),
-                        Framing::Raw => unframed(chunk),
-                    }));
+                Ok(Update::Entries(items)) => {
+                    let bytes = self.view.show(&items, self.live);
+                    if !bytes.is_empty() {
+                        return Some(Ok(bytes));
+                    }
                 }
+                Ok(Update::Delivered) => return Some(Ok(Bytes::new())),
                 Ok(update) => self.say(update),
             }
         }
     }
 
     fn say(&mut self, update: Update) {
-        let (pending, filter) = (&mut self.pending, &self.filter);
+        let pending = &mut self.pending;
         match update {
-            Update::Entries(items) => {
-                let wanted = items.iter().filter(|item| filter.wants(item.payload()));
-                let written = wanted.map(|item| {
-                    pending.push(&unframed(item.chunk(self.format)));
-                    item.id
-                });
-                METRICS.delivered(written, self.live);
-            }
+            Update::Entries(items) => self.view.add(&items, self.live, pending),
+            Update::Delivered => {}
             Update::History(page) => {
-                let wanted = page.iter().filter(|entry| filter.wants(&entry.payload));
+                let wanted = page.iter().filter(|entry| self.view.filter.wants(&entry.payload));
                 let written = wanted.map(|entry| {
-                    pending.entry(entry.id, &entry.payload, self.format);
+                    pending.entry(entry.id, &entry.payload, self.view.format);
                     entry.id
                 });
                 METRICS.delivered(written, self.live);
@@ -309,10 +345,9 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::Item;
     use proptest::prelude::*;
 
-    fn item(payload: &str) -> std::sync::Arc<Item> {
+    fn item(payload: &str) -> Arc<Item> {
         Item::new(EntryId { ms: 7, n: 3 }, payload.as_bytes())
     }
 

@@ -9,7 +9,7 @@
 
 use std::{
     cell::RefCell,
-    future::{pending, poll_fn},
+    future::poll_fn,
     io::{self, Write as _},
     pin::{Pin, pin},
     task::{Poll, ready},
@@ -28,11 +28,11 @@ use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tower_service::Service as _;
 
-use super::{auth::hide_token, observe::Observed, stream::write_all};
+use super::{auth::hide_token, observe::Observed};
 
 /// Bytes of a request, head and body: what one read takes.
 const REQUEST: usize = 4096;
@@ -100,12 +100,26 @@ pub async fn serve(
         let Ok(answer) = routes.call(hide_token(request)).await;
         let ends = closes(answer.headers());
         let answer = written(answer).await?;
-        write_all(tcp, &answer, bounds.stall, &mut pin!(pending())).await?;
+        write_all(tcp, &answer, bounds.stall).await?;
         if ends {
             return Ok(Next::Ended);
         }
         (rests_since, served) = (Instant::now(), true);
     }
+}
+
+async fn write_all(socket: &TcpStream, mut bytes: &[u8], stall: Duration) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.try_write(bytes) {
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let stalled = |_| io::Error::from(io::ErrorKind::TimedOut);
+                timeout(stall, socket.writable()).await.map_err(stalled)??;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Reads what is there, up to a request's worth.

@@ -9,7 +9,7 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -17,15 +17,16 @@ use axum::{
     body::Body,
     http::{HeaderValue, Response, Version, header, request, response},
 };
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
+    hub::{Item, Outlet},
     metrics::METRICS,
-    sse::{Framing, Stream},
+    sse::{Framing, Stream, View},
 };
 
 /// Comes true when the stream is to be cut, whatever it has to say.
@@ -137,9 +138,78 @@ enum End {
     Cut,
 }
 
+/// A client's end: its socket, and what has not gone out yet. Entries come to it from whoever has them first.
+struct Client {
+    socket: TcpStream,
+    view: Arc<View>,
+    out: Mutex<Out>,
+}
+
+struct Out {
+    /// What the socket did not take. Until it has, everything else goes behind it.
+    rest: Bytes,
+    wrote: Instant,
+}
+
+impl Outlet for Client {
+    fn take(&self, items: &[Arc<Item>]) -> bool {
+        self.write(self.view.show(items, true))
+    }
+}
+
+impl Client {
+    fn out(&self) -> MutexGuard<'_, Out> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wrote(&self) -> Instant {
+        self.out().wrote
+    }
+
+    /// Writes what the socket takes and keeps the rest. `false`: there is something to flush.
+    fn write(&self, bytes: Bytes) -> bool {
+        let mut out = self.out();
+        if !out.rest.is_empty() {
+            out.rest = [&out.rest[..], &bytes].concat().into();
+        } else if !bytes.is_empty() {
+            // An error is met again by whoever flushes.
+            let sent = self.socket.try_write(&bytes).unwrap_or(0);
+            out.wrote = Instant::now();
+            if sent < bytes.len() {
+                out.rest = bytes.slice(sent..);
+            }
+        }
+        out.rest.is_empty()
+    }
+
+    /// Writes what is left. Dropping the future loses nothing.
+    async fn flush(&self, stall: Duration) -> io::Result<()> {
+        while !self.write_rest()? {
+            let stalled = |_| io::Error::from(io::ErrorKind::TimedOut);
+            timeout(stall, self.socket.writable()).await.map_err(stalled)??;
+        }
+        Ok(())
+    }
+
+    fn write_rest(&self) -> io::Result<bool> {
+        let mut out = self.out();
+        while !out.rest.is_empty() {
+            match self.socket.try_write(&out.rest) {
+                Ok(sent) => out.rest.advance(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            out.wrote = Instant::now();
+        }
+        Ok(true)
+    }
+}
+
 /// Writes a stream to its socket until one of them ends.
 pub async fn run(socket: TcpStream, taken: Taken, pace: Pace) {
-    let end = match write(&socket, taken, pace).await {
+    let out = Mutex::new(Out { rest: Bytes::new(), wrote: Instant::now() });
+    let client = Arc::new(Client { socket, view: taken.streaming.stream.view().clone(), out });
+    let end = match write(&client, taken, pace).await {
         Ok(end) => end,
         Err(error) => {
             METRICS.slow_cuts.add(u64::from(error.kind() == io::ErrorKind::TimedOut));
@@ -149,16 +219,16 @@ pub async fn run(socket: TcpStream, taken: Taken, pace: Pace) {
     };
     if let End::Cut = end {
         // Chunked, the missing last chunk shows it; a reset shows it to everyone.
-        let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO));
     }
 }
 
-async fn write(socket: &TcpStream, taken: Taken, pace: Pace) -> io::Result<End> {
+async fn write(client: &Arc<Client>, taken: Taken, pace: Pace) -> io::Result<End> {
     let Taken { head, streaming: Streaming { mut stream, mut cut } } = taken;
     // An open stream has something to say at once: its head goes out with that.
     let mut head = Some(head);
-    let mut wrote = Instant::now();
-    let beat = sleep_until(wrote + pace.heartbeat);
+    stream.deliver_to(client.clone());
+    let beat = sleep_until(client.wrote() + pace.heartbeat);
     tokio::pin!(beat);
     loop {
         let piece = tokio::select! {
@@ -169,10 +239,10 @@ async fn write(socket: &TcpStream, taken: Taken, pace: Pace) -> io::Result<End> 
                 Some(Err(_)) => return Ok(End::Cut),
                 None => return Ok(End::Done),
             },
-            () = gone(socket) => return Ok(End::Gone),
+            () = gone(&client.socket) => return Ok(End::Gone),
             // Counted from the last write: entries that the filter drops must not put the heartbeat off.
             () = &mut beat => {
-                let due = wrote + pace.heartbeat;
+                let due = client.wrote() + pace.heartbeat;
                 if due > Instant::now() {
                     beat.as_mut().reset(due);
                     continue;
@@ -185,32 +255,11 @@ async fn write(socket: &TcpStream, taken: Taken, pace: Pace) -> io::Result<End> 
             Some(head) => [head, piece.to_vec()].concat().into(),
             None => piece,
         };
-        if !write_all(socket, &piece, pace.stall, &mut cut).await? {
-            return Ok(End::Cut);
-        }
-        wrote = Instant::now();
-    }
-}
-
-/// Writes it all. `false`: the stream was cut meanwhile.
-pub async fn write_all(
-    socket: &TcpStream,
-    mut bytes: &[u8],
-    stall: Duration,
-    cut: &mut (impl Future<Output = ()> + Unpin),
-) -> io::Result<bool> {
-    loop {
-        match socket.try_write(bytes) {
-            Ok(count) if count == bytes.len() => return Ok(true),
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let stalled = || io::Error::from(io::ErrorKind::TimedOut);
-                tokio::select! {
-                    () = &mut *cut => return Ok(false),
-                    writable = timeout(stall, socket.writable()) => writable.map_err(|_| stalled())??,
-                }
+        if !client.write(piece) {
+            tokio::select! {
+                () = &mut cut => return Ok(End::Cut),
+                flushed = client.flush(pace.stall) => flushed?,
             }
-            Err(error) => return Err(error),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! One client's way through a lane: history, then live, then history again if it was too slow.
 
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc};
 
 use tokio::time::{Duration, Instant};
 
 use super::{
-    Attachment, Item, RETRY_MAX, RETRY_MIN,
+    Attachment, Item, Outlet, RETRY_MAX, RETRY_MIN,
     ring::{Ring, Taken},
+    waiting::{BATCH_BYTES, Waiter},
 };
 use crate::{
     id::{EntryId, Lane},
@@ -14,8 +15,6 @@ use crate::{
     store::{Entry, From, Lost, Page, StoreError},
 };
 
-/// Payload bytes in one batch of entries.
-const BATCH_BYTES: usize = 64 * 1024;
 /// The first page is small: its entries may be large.
 const PAGE_FIRST: usize = 64;
 const PAGE_MIN: usize = 4;
@@ -45,6 +44,8 @@ pub enum Update {
     Entries(Vec<Arc<Item>>),
     /// Entries, in order, that were read for this client alone.
     History(Vec<Entry>),
+    /// Entries went to the outlet. Whether all of them are out is for it to say.
+    Delivered,
     /// History is done, up to and with this entry.
     CaughtUp(EntryId),
     /// The cursor was not in the log; entries go on from the first that is.
@@ -71,6 +72,10 @@ pub struct Follower {
     /// Something has been delivered: from here on the store's troubles are waited out.
     begun: bool,
     caught_up: bool,
+    /// Takes entries while the follower waits.
+    outlet: Option<Arc<dyn Outlet>>,
+    /// It waits.
+    waiter: Option<Arc<Waiter>>,
     /// To be said before anything else.
     pending: Option<Update>,
     page: usize,
@@ -78,7 +83,7 @@ pub struct Follower {
 
 impl Follower {
     pub(super) async fn new(attachment: Attachment, lane: Lane, start: Start) -> Result<Self, StoreError> {
-        attachment.live.change(lane, Ring::used);
+        attachment.live.repair(lane, Ring::used);
         let mut follower = Follower {
             attachment,
             lane,
@@ -88,6 +93,8 @@ impl Follower {
             from_start: false,
             begun: false,
             caught_up: false,
+            outlet: None,
+            waiter: None,
             pending: None,
             page: PAGE_FIRST,
         };
@@ -113,10 +120,14 @@ impl Follower {
         Ok(update)
     }
 
+    /// From now on this takes the entries that come while the follower waits. Others are still updates.
+    pub fn deliver_to(&mut self, outlet: Arc<dyn Outlet>) {
+        self.outlet = Some(outlet);
+    }
+
     /// Whether the session is closed and nothing is left to deliver but that.
     pub fn at_end(&self) -> bool {
-        let taken = self.ring(|ring| ring.take(self.cursor, self.verified && !self.from_start, self.epoch, 1));
-        self.pending.is_none() && matches!(taken, Taken::UpToDate { closed: true })
+        self.pending.is_none() && matches!(self.look(), Taken::UpToDate { closed: true })
     }
 
     async fn find_next(&mut self) -> Result<Update, StoreError> {
@@ -125,14 +136,18 @@ impl Follower {
         }
         let mut asked = false;
         loop {
-            let feed = self.attachment.live.feed(self.lane);
-            // Made before the look at the ring: what is pushed from here on completes it, polled or not.
-            let news = feed.news.notified();
-            let verified = self.verified && !self.from_start;
-            let taken = super::lock(&feed.ring).take(self.cursor, verified, self.epoch, BATCH_BYTES);
+            if let Some(waiter) = &self.waiter {
+                let cursor = poll_fn(|context| waiter.poll_over(context)).await;
+                self.waiter = None;
+                if cursor != self.cursor {
+                    self.advance(cursor);
+                    return Ok(Update::Delivered);
+                }
+            }
+            let taken = self.look();
+            let mut outlet = None;
             match taken {
                 Taken::Entries(items) => {
-                    drop(news);
                     if let Some(last) = items.last() {
                         self.advance(last.id);
                     }
@@ -147,15 +162,9 @@ impl Follower {
                     if closed {
                         return Ok(Update::Closed);
                     }
+                    outlet = self.outlet.clone();
                 }
-                Taken::Wait => {}
-                Taken::Ask if asked => {
-                    // The store has just confirmed the cursor: then it is the ring that does not know.
-                    asked = false;
-                    self.attachment.live.change(self.lane, Ring::doubt);
-                }
-                Taken::Ask => {
-                    drop(news);
+                Taken::Ask if !asked => {
                     // Boxed: it is rare, and would make each of many idle followers larger.
                     if let Some(update) = Box::pin(self.ask()).await? {
                         return Ok(update);
@@ -163,10 +172,32 @@ impl Follower {
                     asked = true;
                     continue;
                 }
+                Taken::Wait | Taken::Ask => {}
             }
-            // Here alone, for the same reason.
-            news.await;
+            let waiter = Waiter::new(self.cursor, self.epoch, outlet);
+            let waiting = &self.attachment.live.feed(self.lane).waiting;
+            waiting.enter(waiter.clone());
+            // What came before it entered is not told to it.
+            let waits = match taken {
+                Taken::UpToDate { .. } => matches!(self.look(), Taken::UpToDate { closed: false }),
+                Taken::Wait => matches!(self.look(), Taken::Wait),
+                _ => {
+                    // The store has just confirmed the cursor: then it is the ring that does not know.
+                    asked = false;
+                    self.attachment.live.change(self.lane, Ring::doubt);
+                    true
+                }
+            };
+            if !waits {
+                waiting.leave(&waiter);
+            }
+            self.waiter = Some(waiter);
         }
+    }
+
+    /// What the ring has for the cursor.
+    fn look(&self) -> Taken {
+        self.ring(|ring| ring.take(self.cursor, self.verified && !self.from_start, self.epoch, BATCH_BYTES))
     }
 
     fn ring<T>(&self, look: impl FnOnce(&Ring) -> T) -> T {
@@ -223,6 +254,14 @@ impl Follower {
                 Err(_) => tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await,
             }
             pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if let Some(waiter) = &self.waiter {
+            self.attachment.live.feed(self.lane).waiting.leave(waiter);
         }
     }
 }

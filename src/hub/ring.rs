@@ -17,7 +17,7 @@ const BYTES_MAX: usize = 256 * 1024;
 /// Pushes that wait while a repair reads. With more, the repair reads again instead.
 const HELD_MAX: usize = 256;
 
-/// Whether a repair must be started.
+/// Whether a repair must be started. Until it is done, there is no news.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Repair {
     No,

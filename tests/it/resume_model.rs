@@ -1,12 +1,19 @@
 //! Guarantee 2 at the hub: whatever happens to a session and to its clients, each client gets every later entry exactly
 //! once, in order, or a reset that has a reason.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use moorline::{
     event::{Defaults, Event},
-    hub::{Follower, Hub, Start, Update},
+    hub::{Follower, Hub, Item, Outlet, Start, Update},
     id::{EntryId, Lane, Name},
     rules::{Action, Append, Limits},
     store::{Lost, Retention, Store, redis::RedisConfig},
@@ -16,6 +23,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
+use tokio::sync::Notify;
 
 use crate::{
     store_contract::{Backend, connect},
@@ -66,9 +74,27 @@ struct World {
     counted: usize,
 }
 
+/// What comes to a client while it waits.
+#[derive(Default)]
+struct Inbox {
+    items: Mutex<Vec<Arc<Item>>>,
+    came: Notify,
+    takes: AtomicUsize,
+}
+
+impl Outlet for Inbox {
+    fn take(&self, items: &[Arc<Item>]) -> bool {
+        self.items.lock().expect("the items").extend(items.iter().cloned());
+        self.came.notify_one();
+        // Now and then it is stuck, as a socket is.
+        !self.takes.fetch_add(1, Ordering::Relaxed).is_multiple_of(3)
+    }
+}
+
 #[derive(Default)]
 struct Client {
     follower: Option<Follower>,
+    inbox: Arc<Inbox>,
     connections: usize,
     /// The last entry seen.
     last: Option<EntryId>,
@@ -128,10 +154,31 @@ impl Client {
             let start = self.last.map_or(Start::Beginning, Start::After);
             let hub = &world.hubs[self.connections % 2];
             self.connections += 1;
-            self.follower = Some(hub.follow(&world.session, Lane::Events, start).await.expect("a follower"));
+            let mut follower = hub.follow(&world.session, Lane::Events, start).await.expect("a follower");
+            self.inbox = Default::default();
+            follower.deliver_to(self.inbox.clone());
+            self.follower = Some(follower);
         }
         let follower = self.follower.as_mut()?;
-        match tokio::time::timeout(patience, follower.next()).await.ok()?.expect("an update") {
+        let next = async {
+            tokio::select! {
+                update = follower.next() => Some(update.expect("an update")),
+                () = self.inbox.came.notified() => None,
+            }
+        };
+        let update = tokio::time::timeout(patience, next).await.ok()?;
+        // What came while it waited came before that.
+        let items = std::mem::take(&mut *self.inbox.items.lock().expect("the items"));
+        items.iter().for_each(|item| self.read(world, item.id, item.payload()));
+        match update {
+            None | Some(Update::Delivered) => {}
+            Some(update) => self.see(world, update).await,
+        }
+        Some(())
+    }
+
+    async fn see(&mut self, world: &World, update: Update) {
+        match update {
             Update::Entries(items) => items.iter().for_each(|item| self.read(world, item.id, item.payload())),
             Update::History(page) => page.iter().for_each(|entry| self.read(world, entry.id, &entry.payload)),
             Update::Reset { reason, first } => {
@@ -143,9 +190,8 @@ impl Client {
                     assert_eq!(at, last, "caught up elsewhere");
                 }
             }
-            Update::Closed => panic!("nobody closed the session"),
+            Update::Delivered | Update::Closed => panic!("{update:?}"),
         }
-        Some(())
     }
 
     fn read(&mut self, world: &World, id: EntryId, said: &[u8]) {
