@@ -2,8 +2,8 @@
 //! and what the session has goes straight onto it.
 //!
 //! A stream is most of its life idle, and there are many: hyper's buffers and the routes' futures, kept for as long as the
-//! connection, were 11 of 14 KB an idle client. A live one is mostly woken for a single frame, whose bytes are the same for
-//! every client: they are written as they are, with one system call, and nothing in between looks at them again.
+//! connection, were 11 of 14 KB an idle client. What comes to a live one is mostly a single frame, whose bytes are the same
+//! for every client: whoever brings it writes them as they are, with one system call, and the stream's own task sleeps on.
 
 use std::{
     future::poll_fn,
@@ -169,9 +169,11 @@ impl Client {
     /// Writes what the socket takes and keeps the rest. `false`: there is something to flush.
     fn write(&self, bytes: Bytes) -> bool {
         let mut out = self.out();
-        if !out.rest.is_empty() {
+        if bytes.is_empty() {
+            // Nothing to add to what there is.
+        } else if !out.rest.is_empty() {
             out.rest = [&out.rest[..], &bytes].concat().into();
-        } else if !bytes.is_empty() {
+        } else {
             // An error is met again by whoever flushes.
             let sent = self.socket.try_write(&bytes).unwrap_or(0);
             out.wrote = Instant::now();

@@ -192,3 +192,149 @@ impl Live {
         feed.waiting.back(crowd)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        task::Wake,
+    };
+
+    use super::*;
+    use crate::{
+        event::{Defaults, Event},
+        hub::{Follower, Hub, Start, Update},
+        id::Name,
+        rules::{Action, Append, Limits},
+        store::{Retention, memory::MemoryStore},
+        writer::Writers,
+    };
+
+    #[derive(Default)]
+    struct Inbox {
+        numbers: Mutex<Vec<u64>>,
+        stuck: AtomicBool,
+    }
+
+    impl Outlet for Inbox {
+        fn take(&self, items: &[Arc<Item>]) -> bool {
+            lock(&self.numbers).extend(items.iter().map(|item| item.id.n));
+            !self.stuck.load(SeqCst)
+        }
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    struct World {
+        hub: Arc<Hub>,
+        writers: Arc<Writers>,
+        session: Name,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let store = Arc::new(MemoryStore::new(Retention::default()));
+            let writers = Writers::new(store.clone(), Limits::default());
+            World { hub: Hub::new(store, writers.clone()), writers, session: "s".parse().unwrap() }
+        }
+
+        async fn append(&self) {
+            let event = Event::from_json(r#"{"data":1}"#, &Defaults::default(), 1000).unwrap();
+            let append = Append { events: vec![event], ..Default::default() };
+            self.writers.act(&self.session, Action::Append(append)).await.unwrap();
+        }
+
+        /// A follower that has caught up.
+        async fn follower(&self, inbox: &Arc<Inbox>) -> Follower {
+            let mut follower = self.hub.follow(&self.session, Lane::Events, Start::Now).await.unwrap();
+            follower.deliver_to(inbox.clone());
+            while !matches!(follower.next().await.unwrap(), Update::CaughtUp(_)) {}
+            follower
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_is_served_asleep_and_woken_when_its_outlet_is_stuck() {
+        let (world, inbox, wakes) = (World::new(), Arc::new(Inbox::default()), Arc::new(Wakes::default()));
+        world.append().await;
+        let mut follower = world.follower(&inbox).await;
+        let waker = Waker::from(wakes.clone());
+        let mut context = Context::from_waker(&waker);
+        {
+            let mut next = Box::pin(follower.next());
+            assert!(next.as_mut().poll(&mut context).is_pending());
+            for _ in 0..5 {
+                world.append().await;
+            }
+            assert_eq!(*lock(&inbox.numbers), [2, 3, 4, 5, 6]);
+            assert_eq!(wakes.0.load(SeqCst), 0);
+            inbox.stuck.store(true, SeqCst);
+            world.append().await;
+            // It has had enough for now.
+            world.append().await;
+            assert_eq!((lock(&inbox.numbers).last().copied(), wakes.0.load(SeqCst)), (Some(7), 1));
+            assert!(matches!(next.as_mut().poll(&mut context), Poll::Ready(Ok(Update::Delivered))));
+        }
+        match follower.next().await.unwrap() {
+            Update::Entries(items) => assert_eq!(items.iter().map(|item| item.id.n).collect::<Vec<_>>(), [8]),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_has_left_is_forgotten() {
+        let (world, inbox) = (World::new(), Arc::new(Inbox::default()));
+        world.append().await;
+        let mut follower = world.follower(&inbox).await;
+        {
+            let mut next = Box::pin(follower.next());
+            assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        drop(follower);
+        world.append().await;
+        assert!(lock(&inbox.numbers).is_empty());
+        assert_eq!(Arc::strong_count(&inbox), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_crowd_gets_everything_once_and_in_order() {
+        const ENTRIES: u64 = 200;
+        let world = World::new();
+        world.append().await;
+        let inboxes: Vec<Arc<Inbox>> = (0..3 * CROWD + 5).map(|_| Default::default()).collect();
+        let mut tasks = tokio::task::JoinSet::new();
+        for inbox in &inboxes {
+            let mut follower = world.follower(inbox).await;
+            let inbox = inbox.clone();
+            tasks.spawn(async move {
+                loop {
+                    match follower.next().await.unwrap() {
+                        Update::Entries(items) => drop(inbox.take(&items)),
+                        Update::History(page) => lock(&inbox.numbers).extend(page.iter().map(|entry| entry.id.n)),
+                        _ => {}
+                    }
+                }
+            });
+        }
+        for _ in 0..ENTRIES {
+            world.append().await;
+        }
+        let all: Vec<u64> = (2..ENTRIES + 2).collect();
+        for inbox in &inboxes {
+            let whole = async {
+                while lock(&inbox.numbers).len() < all.len() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(20), whole).await.unwrap();
+            assert_eq!(*lock(&inbox.numbers), all);
+        }
+    }
+}

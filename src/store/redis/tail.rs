@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    task::JoinHandle,
+    task::{JoinHandle, coop::consume_budget},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -244,7 +244,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 next = subscriber.next() => {
-                    if let Err(error) = self.pass_on(&mut subscriber, next) {
+                    if let Err(error) = self.pass_on(&mut subscriber, next).await {
                         return End::Lost(error.to_string());
                     }
                 }
@@ -268,10 +268,12 @@ impl Keeper {
     }
 
     /// Passes on what has come, and all that came with it.
-    fn pass_on(&self, subscriber: &mut Subscriber, heard: Result<Heard, StoreError>) -> Result<(), StoreError> {
+    async fn pass_on(&self, subscriber: &mut Subscriber, heard: Result<Heard, StoreError>) -> Result<(), StoreError> {
         let mut next = Some(heard?);
         while let Some(heard) = next {
             self.dispatch(heard);
+            // Each may be a write to a client: others must have their turn in between, however much has come.
+            consume_budget().await;
             next = subscriber.come()?;
         }
         Ok(())
