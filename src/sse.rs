@@ -177,17 +177,22 @@ pub fn closed() -> Bytes {
 /// What a client wants to see of a lane, and how.
 #[derive(Debug, Clone, Default)]
 pub struct View {
-    filter: Filter,
+    /// `None`: everything, as nearly all do.
+    filter: Option<Arc<Filter>>,
     format: Format,
     framing: Framing,
 }
 
 impl View {
+    fn wants(&self, payload: &[u8]) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.wants(payload))
+    }
+
     /// Entries as bytes of the body: none if the client wants none of them.
     pub fn show(&self, items: &[Arc<Item>], live: bool) -> Bytes {
         // The common case, a single entry: its shared bytes go out as they are.
         if let [item] = items
-            && self.filter.wants(item.payload())
+            && self.wants(item.payload())
         {
             METRICS.delivered(std::iter::once(item.id), live);
             let chunk = item.chunk(self.format);
@@ -202,7 +207,7 @@ impl View {
     }
 
     fn add(&self, items: &[Arc<Item>], live: bool, chunk: &mut Chunk) {
-        let wanted = items.iter().filter(|item| self.filter.wants(item.payload()));
+        let wanted = items.iter().filter(|item| self.wants(item.payload()));
         let written = wanted.map(|item| {
             chunk.push(&unframed(item.chunk(self.format)));
             item.id
@@ -214,7 +219,7 @@ impl View {
 /// A stream of one client, as bytes of an answer's body.
 pub struct Stream {
     follower: Follower,
-    view: Arc<View>,
+    view: View,
     /// The client began at `now`: the first `caught-up` carries its id.
     from_now: bool,
     pending: Chunk,
@@ -244,7 +249,8 @@ impl Stream {
         let mut pending = Chunk::default();
         pending.push(&retry());
         let head = pending.0.len();
-        let view = Arc::new(View { filter, format, framing: Framing::default() });
+        let filter = (!filter.wants_all()).then(|| Arc::new(filter));
+        let view = View { filter, format, framing: Framing::default() };
         let mut stream = Stream { follower, view, from_now, pending, live: false, state: State::Open };
         // Entries that the filter drops say nothing to the client: a closed session may have nothing but those left.
         let mut caught_up = false;
@@ -259,11 +265,11 @@ impl Stream {
 
     /// How the body is framed: chunked unless said otherwise.
     pub fn frame_as(&mut self, framing: Framing) {
-        Arc::make_mut(&mut self.view).framing = framing;
+        self.view.framing = framing;
     }
 
     /// How the client sees the lane.
-    pub fn view(&self) -> &Arc<View> {
+    pub fn view(&self) -> &View {
         &self.view
     }
 
@@ -318,7 +324,7 @@ impl Stream {
             Update::Entries(items) => self.view.add(&items, self.live, pending),
             Update::Delivered => {}
             Update::History(page) => {
-                let wanted = page.iter().filter(|entry| self.view.filter.wants(&entry.payload));
+                let wanted = page.iter().filter(|entry| self.view.wants(&entry.payload));
                 let written = wanted.map(|entry| {
                     pending.entry(entry.id, &entry.payload, self.view.format);
                     entry.id

@@ -11,6 +11,7 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     io::{self, Write as _},
+    mem::MaybeUninit,
     pin::{Pin, pin},
     task::{Poll, ready},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -125,8 +126,8 @@ async fn write_all(socket: &TcpStream, mut bytes: &[u8], stall: Duration) -> io:
 /// Reads what is there, up to a request's worth.
 fn poll_read(tcp: &mut TcpStream, context: &mut std::task::Context<'_>) -> Poll<io::Result<Bytes>> {
     // On the stack: connections at rest hold no buffer.
-    let mut room = [0; REQUEST];
-    let mut room = ReadBuf::new(&mut room);
+    let mut room = [const { MaybeUninit::uninit() }; REQUEST];
+    let mut room = ReadBuf::uninit(&mut room);
     ready!(Pin::new(tcp).poll_read(context, &mut room))?;
     Poll::Ready(Ok(Bytes::copy_from_slice(room.filled())))
 }

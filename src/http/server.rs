@@ -129,10 +129,7 @@ async fn accept(listener: TcpListener, serves: Serves, gateway: Gateway, mut sto
                 tokio::spawn(async move {
                     match serving.await {
                         // A task of its own: this one has been as large as a request's.
-                        Ok(Some((tcp, taken))) => drop(tokio::spawn(async move {
-                            let _held = held;
-                            stream::run(tcp, taken, pace).await;
-                        })),
+                        Ok(Some((tcp, taken))) => drop(tokio::spawn(stream::run(tcp, taken, pace, held))),
                         Ok(None) => {}
                         // A peer that went away or broke the protocol: its own affair, answered if it can be.
                         Err(error) => {

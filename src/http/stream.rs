@@ -8,8 +8,9 @@
 use std::{
     future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
@@ -141,7 +142,7 @@ enum End {
 /// A client's end: its socket, and what has not gone out yet. Entries come to it from whoever has them first.
 struct Client {
     socket: TcpStream,
-    view: Arc<View>,
+    view: View,
     out: Mutex<Out>,
 }
 
@@ -203,45 +204,50 @@ impl Client {
             }
             out.wrote = Instant::now();
         }
+        // Empty, it would still hold its memory.
+        out.rest = Bytes::new();
         Ok(true)
     }
 }
 
-/// Writes a stream to its socket until one of them ends.
-pub async fn run(socket: TcpStream, taken: Taken, pace: Pace) {
-    let out = Mutex::new(Out { rest: Bytes::new(), wrote: Instant::now() });
-    let client = Arc::new(Client { socket, view: taken.streaming.stream.view().clone(), out });
-    let end = match write(&client, taken, pace).await {
-        Ok(end) => end,
-        Err(error) => {
-            METRICS.slow_cuts.add(u64::from(error.kind() == io::ErrorKind::TimedOut));
-            tracing::trace!(%error, "a stream's client is gone");
-            End::Gone
+/// Writes a stream to its socket until one of them ends; `held` is dropped then.
+///
+/// Not an `async fn`, which would keep its arguments twice: a client that waits is this future and little else.
+pub fn run<H: Send>(socket: TcpStream, taken: Taken, pace: Pace, held: H) -> impl Future<Output = ()> + Send + use<H> {
+    let Taken { head, streaming: Streaming { mut stream, mut cut } } = taken;
+    // An open stream has something to say at once: its head goes out with that.
+    let out = Mutex::new(Out { rest: head.into(), wrote: Instant::now() });
+    let client = Arc::new(Client { socket, view: stream.view().clone(), out });
+    stream.deliver_to(client.clone());
+    async move {
+        let _held = held;
+        let end = match write(&client, &mut stream, &mut cut, &pace).await {
+            Ok(end) => end,
+            Err(error) => {
+                METRICS.slow_cuts.add(u64::from(error.kind() == io::ErrorKind::TimedOut));
+                tracing::trace!(%error, "a stream's client is gone");
+                End::Gone
+            }
+        };
+        if let End::Cut = end {
+            // Chunked, the missing last chunk shows it; a reset shows it to everyone.
+            let _ = socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO));
         }
-    };
-    if let End::Cut = end {
-        // Chunked, the missing last chunk shows it; a reset shows it to everyone.
-        let _ = socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO));
     }
 }
 
-async fn write(client: &Arc<Client>, taken: Taken, pace: Pace) -> io::Result<End> {
-    let Taken { head, streaming: Streaming { mut stream, mut cut } } = taken;
-    // An open stream has something to say at once: its head goes out with that.
-    let mut head = Some(head);
-    stream.deliver_to(client.clone());
-    let beat = sleep_until(client.wrote() + pace.heartbeat);
-    tokio::pin!(beat);
+async fn write(client: &Client, stream: &mut Stream, cut: &mut Cut, pace: &Pace) -> io::Result<End> {
+    let mut beat = pin!(sleep_until(client.wrote() + pace.heartbeat));
     loop {
         let piece = tokio::select! {
             biased;
-            () = &mut cut => return Ok(End::Cut),
+            () = &mut *cut => return Ok(End::Cut),
             piece = stream.next() => match piece {
                 Some(Ok(piece)) => piece,
                 Some(Err(_)) => return Ok(End::Cut),
                 None => return Ok(End::Done),
             },
-            () = gone(&client.socket) => return Ok(End::Gone),
+            () = poll_fn(|context| poll_gone(&client.socket, context)) => return Ok(End::Gone),
             // Counted from the last write: entries that the filter drops must not put the heartbeat off.
             () = &mut beat => {
                 let due = client.wrote() + pace.heartbeat;
@@ -253,31 +259,29 @@ async fn write(client: &Arc<Client>, taken: Taken, pace: Pace) -> io::Result<End
                 stream.heartbeat()
             }
         };
-        let piece = match head.take() {
-            Some(head) => [head, piece.to_vec()].concat().into(),
-            None => piece,
-        };
         if !client.write(piece) {
+            // In a box: it is rare, and every client that waits would keep room for its timer.
+            let flushed = Box::pin(client.flush(pace.stall));
             tokio::select! {
-                () = &mut cut => return Ok(End::Cut),
-                flushed = client.flush(pace.stall) => flushed?,
+                () = &mut *cut => return Ok(End::Cut),
+                flushed = flushed => flushed?,
             }
         }
     }
 }
 
-/// Returns when the client has closed its side. What it sends is thrown away: there is nothing to ask for on a stream.
-async fn gone(socket: &TcpStream) {
+/// Ready when the client has closed its side. What it sends is thrown away: there is nothing to ask for on a stream.
+fn poll_gone(socket: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
     let mut nothing = [0; 256];
     loop {
-        if poll_fn(|context| socket.poll_read_ready(context)).await.is_err() {
-            return;
+        if ready!(socket.poll_read_ready(context)).is_err() {
+            return Poll::Ready(());
         }
         match socket.try_read(&mut nothing) {
-            Ok(0) => return,
+            Ok(0) => return Poll::Ready(()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
+            Err(_) => return Poll::Ready(()),
         }
     }
 }

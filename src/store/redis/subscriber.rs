@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     reply::{Awaited, Replies},
     unreadable,
-    wire::Wire,
+    wire::{Wire, room_for},
 };
 use crate::store::StoreError;
 
@@ -68,7 +68,7 @@ impl Subscriber {
         match awaited.missing(&self.bytes)? {
             0 => heard(&mut Replies::new(self.bytes.split_to(awaited.size()).freeze())).map(Some),
             missing => {
-                self.bytes.reserve(missing.max(ROOM));
+                self.bytes.reserve(room_for(missing.max(ROOM)));
                 Ok(None)
             }
         }

@@ -21,9 +21,9 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// Room for replies, to begin with.
+/// Room for replies, at least.
 const ROOM_MIN: usize = 4 * 1024;
-/// Room that the size of the last replies may ask for in advance.
+/// Room that is made before anything has come to fill it.
 const ROOM_MAX: usize = 1024 * 1024;
 /// All of the replies may take so many times as long as the first byte of them: a page may be megabytes.
 const WHOLE: u32 = 5;
@@ -60,7 +60,7 @@ impl Wire {
             loop {
                 match awaited.missing(&bytes)? {
                     0 => return Ok(bytes),
-                    missing => bytes.reserve(missing.max(ROOM_MIN)),
+                    missing => bytes.reserve(room_for(missing)),
                 }
                 self.read(&mut bytes).await?;
             }
@@ -92,6 +92,11 @@ impl Wire {
         let silent = |stream: &mut Box<dyn Stream>| stream.read_u8().now_or_never().is_none();
         self.idle && silent(&mut self.stream)
     }
+}
+
+/// Room to make where so many bytes are missing: what is only announced is no reason to ask for gigabytes.
+pub fn room_for(missing: usize) -> usize {
+    missing.clamp(ROOM_MIN, ROOM_MAX)
 }
 
 fn broken(error: io::Error) -> StoreError {
