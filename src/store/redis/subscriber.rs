@@ -125,6 +125,16 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn room_is_made_for_what_comes_not_for_what_is_announced() {
+        let (ours, mut redis) = tokio::io::duplex(99);
+        let mut subscriber = Subscriber::new(Wire::over(ours, Duration::from_secs(9)));
+        redis.write_all(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$4000000000000000000\r\na").await.unwrap();
+        drop(redis);
+        assert!(matches!(subscriber.next().await, Err(StoreError::Unavailable(_))), "it has ended");
+        assert!(subscriber.bytes.capacity() < 4 * 1024 * 1024);
+    }
+
     #[test]
     fn confirmations_and_messages_are_told_apart() {
         let heard = |text: &'static str| heard(&mut Replies::new(Bytes::from_static(text.as_bytes())));

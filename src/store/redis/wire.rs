@@ -166,3 +166,22 @@ impl managed::Manager for Wires {
         if wire.is_good() { Ok(()) } else { Err(RecycleError::message("closed, or given up before its answer")) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_is_made_for_what_comes_not_for_what_is_announced() {
+        let (ours, mut redis) = tokio::io::duplex(99);
+        let mut wire = Wire::over(ours, Duration::from_secs(9));
+        redis.write_all(b"$4000000000000000000\r\na").await.unwrap();
+        let (mut asked, mut buffer) = (Box::pin(wire.ask(b"PING", 1)), [0; 4]);
+        tokio::select! {
+            _ = &mut asked => unreachable!("the reply is not whole"),
+            read = redis.read_exact(&mut buffer) => drop(read.unwrap()),
+        }
+        drop(redis);
+        assert!(matches!(asked.await, Err(StoreError::Unavailable(_))), "it has ended");
+    }
+}
