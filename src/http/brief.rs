@@ -59,6 +59,16 @@ pub enum Next {
     Other(Bytes),
 }
 
+/// What a connection was waited for.
+enum Came {
+    /// None: the client has closed.
+    Bytes(Bytes),
+    /// The gateway is to end.
+    Stop,
+    /// It has rested for too long.
+    Nothing,
+}
+
 /// Answers the requests of a connection for as long as they come whole.
 pub async fn serve(
     tcp: &mut TcpStream,
@@ -70,29 +80,28 @@ pub async fn serve(
     let mut idle = pin!(sleep(bounds.idle));
     let (mut rests_since, mut served) = (Instant::now(), false);
     loop {
-        let read = poll_fn(|context| {
+        let came = poll_fn(|context| {
             if let Poll::Ready(read) = poll_read(tcp, context) {
-                return Poll::Ready(read.map(Some));
+                return Poll::Ready(read.map(Came::Bytes));
             }
             if stopped.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ok(None));
+                return Poll::Ready(Ok(Came::Stop));
             }
             loop {
                 ready!(idle.as_mut().poll(context));
                 // It is set anew only when it is over, not at every request.
                 let left = bounds.idle.saturating_sub(rests_since.elapsed());
                 if left.is_zero() {
-                    return Poll::Ready(Ok(None));
+                    return Poll::Ready(Ok(Came::Nothing));
                 }
                 idle.set(sleep(left));
             }
         });
-        let bytes = match read.await? {
-            Some(bytes) if bytes.is_empty() => return Ok(Next::Ended),
-            Some(bytes) => bytes,
-            None if served => return Ok(Next::Ended),
+        let bytes = match came.await? {
+            Came::Bytes(bytes) if !bytes.is_empty() => bytes,
             // hyper knows how long to wait for the first request of a connection that the kernel has accepted.
-            None => return Ok(Next::Other(Bytes::new())),
+            Came::Stop if !served => return Ok(Next::Other(Bytes::new())),
+            Came::Bytes(_) | Came::Stop | Came::Nothing => return Ok(Next::Ended),
         };
         let Some(request) = whole(&bytes, bounds.headers) else { return Ok(Next::Other(bytes)) };
         // The headers hold parts of it.

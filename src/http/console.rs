@@ -7,7 +7,6 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use axum::{
-    extract::Path,
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -83,8 +82,9 @@ async fn page(headers: HeaderMap) -> Response {
     PAGE.answer(&headers)
 }
 
-async fn asset(Path(file): Path<String>, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
-    match ASSETS.iter().find(|asset| asset.name == file) {
+async fn asset(headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
+    let file = uri.path().strip_prefix("/console/");
+    match ASSETS.iter().find(|asset| Some(asset.name) == file) {
         Some(asset) => Ok(asset.answer(&headers)),
         None => Err(unknown_path(uri).await),
     }

@@ -101,17 +101,26 @@ enum Accepted {
 }
 
 fn accepted(headers: &HeaderMap) -> Result<Accepted, Problem> {
-    let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-    let accept = accept.join(",").to_ascii_lowercase();
-    let any = |kinds: &[&str]| kinds.iter().any(|kind| accept.contains(kind));
-    if any(&["text/event-stream"]) {
+    let asked = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let asked: Vec<_> = asked.flat_map(|list| list.split(',')).filter(|item| !item.trim().is_empty()).collect();
+    let accept: Vec<_> = asked.iter().filter_map(|item| media_range(item)).collect();
+    let any = |ranges: &[&str]| accept.iter().any(|range| ranges.contains(&range.as_str()));
+    if any(&["text/event-stream", "text/*"]) {
         Ok(Accepted::Sse)
-    } else if accept.is_empty() || any(&["application/json", "application/*", "*/*"]) {
+    } else if asked.is_empty() || any(&["application/json", "application/*", "*/*"]) {
         Ok(Accepted::Json)
     } else {
         let detail = "this resource is text/event-stream or application/json; ask for one of them in Accept";
         Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail))
     }
+}
+
+/// A range of media types that an item of `Accept` wants; `None` if it rejects it.
+fn media_range(item: &str) -> Option<String> {
+    let mut parts = item.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let range = parts.next()?;
+    let rejected = |part: String| part.strip_prefix("q=").is_some_and(|weight| weight.parse() == Ok(0.0));
+    (!parts.any(rejected)).then_some(range)
 }
 
 impl LaneParams {
@@ -324,4 +333,28 @@ async fn pending(gateway: &Gateway, session: Name, params: &LaneParams) -> Resul
     };
     let next = stat.lanes[Lane::Commands.index()].last;
     Ok(Page { events, next, up_to_date: true, closed }.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_stream_is_for_those_that_ask_for_one() {
+        for (accept, sse) in [
+            ("text/event-stream", true),
+            ("application/json, Text/Event-Stream; q=0.5", true),
+            ("text/*", true),
+            ("text/event-stream;q=0, application/json", false),
+            ("text/event-stream; Q=0.000, */*", false),
+            ("text/event-streamx, */*;q=0.1", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+            let accepted = accepted(&headers).unwrap_or_else(|_| panic!("{accept}"));
+            assert_eq!(matches!(accepted, Accepted::Sse), sse, "{accept}");
+        }
+    }
 }

@@ -106,7 +106,9 @@ async fn accept(listener: TcpListener, serves: Serves, gateway: Gateway, mut sto
     let bounds = Bounds { idle: limits.idle_timeout, stall: limits.stall_timeout, headers: limits.headers };
     let routes = Observed::new(gateway.clone(), router(gateway, serves));
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new())
+    // A write goes on though its client hangs up: hyper must not look out for that while a request is under way.
+    http.half_close(true)
+        .timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
         .max_headers(limits.headers)
         .max_buf_size(limits.head_bytes.max(8192));
@@ -177,7 +179,7 @@ async fn serve(
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
             return Poll::Ready(ended.map(|()| None));
         }
-        if head.is_late(&mut timer, head_timeout, context) {
+        if head.is_late(blocked.load(Relaxed), &mut timer, head_timeout, context) {
             return Poll::Ready(Ok(None));
         }
         // Not before earlier answers have left hyper.
@@ -237,7 +239,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         self.head.complete();
         let asked = Asked::of(&request);
         // First of all: what comes after never sees a token in an address.
-        let request = drained(hide_token(request));
+        let request = drained(hide_token(request), &self.head);
         // Routes are always ready.
         let answer = self.routes.clone().call(request);
         Answering { answer, asked: Some(asked), slot: self.slot.clone(), head: self.head.clone() }

@@ -88,7 +88,8 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.head.is_half()
+        // What is left of an answer may be anything.
+        if !self.blocked.load(Relaxed)
             && let Some(refusal) = explained(bytes)
         {
             // Small enough to go out whole; the connection ends with it.
@@ -103,10 +104,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.head.is_half()
-            && let [first, ..] = pieces
-        {
-            let piece: &[u8] = first;
+        if let [piece] = pieces {
             return self.poll_write(context, piece);
         }
         let size = pieces.iter().map(|piece| piece.len()).sum();

@@ -10,6 +10,7 @@ mod chaos;
 mod cli;
 mod commands;
 mod compare_report;
+mod connections;
 mod control;
 mod control_fire;
 mod control_model;

@@ -211,7 +211,9 @@ async fn run_attempts_that_are_none_are_refused(backend: Backend) {
 
 async fn what_no_resource_is_made_of_is_refused(backend: Backend) {
     let scene = Scene::new(backend).await;
-    for accept in ["text/html", "image/png, text/plain", "application/xml"] {
+    for accept in
+        ["text/html", "image/png, text/plain", "application/xml", "application/json;q=0", "text/event-streamx"]
+    {
         let request = scene.session.http.get(scene.session.url("/events")).header("accept", accept);
         scene.refuses(accept, answer(request), 406, "not_acceptable").await;
     }
