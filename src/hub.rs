@@ -294,6 +294,9 @@ async fn mend(live: Weak<Live>, lane: Lane) {
             }
             Err(error) => {
                 tracing::debug!(session = %live.session, %error, "a repair waits for the store");
+                lock(&live.feed(lane).ring).failed(error);
+                // Not every follower waits it out.
+                live.news(lane);
                 drop(live);
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 pause = (pause * 2).min(RETRY_MAX);

@@ -35,6 +35,8 @@ const QUEUE_MAX: usize = 4096;
 const ATTEMPTS: usize = 64;
 /// How far the time that new deadlines are made with may be from the store's, in milliseconds.
 const CLOCK_TOLERANCE: Ms = 1_000;
+/// A commit that fails after so long has waited for the store in vain; one that fails sooner was told.
+const SLOW: Duration = Duration::from_millis(200);
 /// Writers that nobody used for so long are dropped, and with them their copy of the control state.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -194,13 +196,21 @@ impl Writers {
                 }
                 (batch, state.copy.take())
             };
-            let copy = self.commit(&writer.session, copy, batch).await;
-            lock(&writer.state).copy = copy;
+            let began = Instant::now();
+            match self.commit(&writer.session, copy, batch).await {
+                Ok(copy) => lock(&writer.state).copy = Some(copy),
+                // What has waited behind this must not wait for a row of others like it.
+                Err(error) if began.elapsed() >= SLOW && matches!(error, StoreError::Unavailable(_)) => {
+                    let waited = std::mem::take(&mut lock(&writer.state).queue);
+                    fail(waited, error);
+                }
+                Err(_) => {}
+            }
         }
     }
 
-    /// Commits a batch and answers it. Gives the copy to go on with; `None` if nothing is known any more.
-    async fn commit(&self, session: &Name, copy: Option<Copy>, batch: Vec<Waiting>) -> Option<Copy> {
+    /// Commits a batch and answers it. Gives the copy to go on with; after an error nothing is known any more.
+    async fn commit(&self, session: &Name, copy: Option<Copy>, batch: Vec<Waiting>) -> Result<Copy, StoreError> {
         let mut copy = copy.unwrap_or_else(|| Copy::absent(self.limits));
         for _ in 0..ATTEMPTS {
             let decided = decide(&mut copy, &batch, &self.versions);
@@ -209,19 +219,20 @@ impl Writers {
                     METRICS.committed(&decided.commit, &parts);
                     copy.settle(&decided, now, &parts);
                     answer(batch, decided, &mut copy.control, now, parts);
-                    return Some(copy);
+                    return Ok(copy);
                 }
                 Ok(Outcome::Conflict(snapshot)) => {
                     METRICS.conflicts.add(1);
                     match Copy::read(&snapshot, self.limits) {
                         Ok(current) => copy = current,
-                        Err(error) => return fail(batch, error),
+                        Err(error) => return Err(fail(batch, error)),
                     }
                 }
-                Err(error) => return fail(batch, error),
+                Err(error) => return Err(fail(batch, error)),
             }
         }
-        fail(batch, StoreError::Unavailable("too many replicas write to this session's control state at once".into()))
+        let error = "too many replicas write to this session's control state at once";
+        Err(fail(batch, StoreError::Unavailable(error.into())))
     }
 }
 
@@ -266,12 +277,12 @@ fn appended(answer: &Result<Done, WriteError>) -> Appended {
     }
 }
 
-fn fail(batch: Vec<Waiting>, error: StoreError) -> Option<Copy> {
+fn fail(batch: impl IntoIterator<Item = Waiting>, error: StoreError) -> StoreError {
     for waiting in batch {
         // Whoever asked may have gone.
         let _ = waiting.done.send(Err(error.clone().into()));
     }
-    None
+    error
 }
 
 async fn sweep(writers: Weak<Writers>) {

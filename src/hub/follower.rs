@@ -6,7 +6,7 @@ use tokio::time::{Duration, Instant};
 
 use super::{
     Attachment, Item, Outlet, RETRY_MAX, RETRY_MIN,
-    ring::{Ring, Taken},
+    ring::{Repair, Ring, Taken},
     waiting::{BATCH_BYTES, Waiter},
 };
 use crate::{
@@ -22,7 +22,7 @@ const PAGE_MAX: usize = 2_000;
 /// How large a page should be, in payload bytes; the entry size of the last page tells how many entries that is.
 const PAGE_BYTES: usize = 512 * 1024;
 /// A stream whose history can't be read for so long is given up; its client comes back.
-const GIVE_UP: Duration = Duration::from_secs(30);
+pub(super) const GIVE_UP: Duration = Duration::from_secs(30);
 
 /// Where a client begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct Follower {
     /// The cursor is known to be of the ring's log, as of `epoch`.
     verified: bool,
     epoch: u64,
+    /// The ring may be of another log than the store's: not before it has been compared is it gone by.
+    doubted: bool,
     /// No entry has been read yet, and a log cut at its beginning is no reason for a reset.
     from_start: bool,
     /// Something has been delivered: from here on the store's troubles are waited out.
@@ -83,13 +85,19 @@ pub struct Follower {
 
 impl Follower {
     pub(super) async fn new(attachment: Attachment, lane: Lane, start: Start) -> Result<Self, StoreError> {
-        attachment.live.repair(lane, Ring::used);
+        let mut compared = false;
+        attachment.live.repair(lane, |ring| {
+            let repair = ring.used();
+            compared = repair == Repair::Start;
+            repair
+        });
         let mut follower = Follower {
             attachment,
             lane,
             cursor: EntryId::ZERO,
             verified: true,
             epoch: 0,
+            doubted: compared,
             from_start: false,
             begun: false,
             caught_up: false,
@@ -102,11 +110,18 @@ impl Follower {
         match start {
             Start::Beginning => follower.from_start = true,
             Start::After(cursor) => (follower.cursor, follower.verified) = (cursor, false),
-            Start::Now => follower.cursor = follower.read(From::Latest, 1).await?.extent.last,
+            Start::Now => {
+                let tail = follower.ring(Ring::tail);
+                let page = follower.read(From::Latest, 1).await?;
+                follower.cursor = page.extent.last;
+                follower.compare(tail, &page);
+            }
             Start::Lost => {
-                let first = follower.read(From::Start, 1).await?.extent.first;
+                let tail = follower.ring(Ring::tail);
+                let page = follower.read(From::Start, 1).await?;
                 follower.from_start = true;
-                follower.pending = Some(Update::Reset { reason: Lost::Unknown, first });
+                follower.pending = Some(Update::Reset { reason: Lost::Unknown, first: page.extent.first });
+                follower.compare(tail, &page);
             }
         }
         Ok(follower)
@@ -144,6 +159,8 @@ impl Follower {
                     return Ok(Update::Delivered);
                 }
             }
+            // Once it has been whole it is of the store's log, or of another epoch.
+            self.doubted = self.doubted && !self.ring(Ring::is_whole);
             let taken = self.look();
             let mut outlet = None;
             match taken {
@@ -172,7 +189,13 @@ impl Follower {
                     asked = true;
                     continue;
                 }
-                Taken::Wait | Taken::Ask => {}
+                Taken::Wait => {
+                    let patience = if self.begun { GIVE_UP } else { Duration::ZERO };
+                    if let Some(error) = self.ring(|ring| ring.trouble(patience).cloned()) {
+                        return Err(error);
+                    }
+                }
+                Taken::Ask => {}
             }
             let waiter = Waiter::new(self.cursor, self.epoch, outlet);
             let waiting = &self.attachment.live.feed(self.lane).waiting;
@@ -197,7 +220,10 @@ impl Follower {
 
     /// What the ring has for the cursor.
     fn look(&self) -> Taken {
-        self.ring(|ring| ring.take(self.cursor, self.verified && !self.from_start, self.epoch, BATCH_BYTES))
+        self.ring(|ring| match self.doubted && !ring.is_whole() {
+            true => Taken::Wait,
+            false => ring.take(self.cursor, self.verified && !self.from_start, self.epoch, BATCH_BYTES),
+        })
     }
 
     fn ring<T>(&self, look: impl FnOnce(&Ring) -> T) -> T {
@@ -211,11 +237,12 @@ impl Follower {
     /// Reads a page from the store. `None`: there is nothing after the cursor, which is now verified.
     async fn ask(&mut self) -> Result<Option<Update>, StoreError> {
         // Before the read: if the log is replaced while it is under way, the ring's epoch will be another one.
-        let epoch = self.ring(Ring::epoch);
+        let (epoch, tail) = self.ring(|ring| (ring.epoch(), ring.tail()));
         let from = if self.from_start { From::Start } else { From::After(self.cursor) };
         let page = self.read_patiently(from).await?;
         METRICS.pages.add(1);
         (self.epoch, self.verified) = (epoch, true);
+        self.compare(tail, &page);
         if let Some(reason) = page.lost {
             // The log begins anew for this client.
             self.caught_up = false;
@@ -230,6 +257,16 @@ impl Follower {
             self.advance(page.extent.last);
         }
         Ok(self.entries(page))
+    }
+
+    /// The store has been read: a ring that had more of the log before that, or another one, is to be compared with it.
+    fn compare(&mut self, tail: EntryId, page: &Page) {
+        let last = page.extent.last;
+        let continues = last == tail || (last.n > tail.n && last.ms >= tail.ms);
+        if page.lost.is_some() || !continues {
+            self.attachment.live.change(self.lane, Ring::doubt);
+            self.doubted = true;
+        }
     }
 
     fn entries(&mut self, page: Page) -> Option<Update> {

@@ -1,13 +1,17 @@
 //! The newest entries of one lane, as far as this replica has them in an unbroken row.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
 use super::Item;
 use crate::{
     id::EntryId,
-    store::{From, Page},
+    store::{From, Page, StoreError},
 };
 
 /// Entries that a ring holds at most.
@@ -16,6 +20,9 @@ const ENTRIES_MAX: usize = 256;
 const BYTES_MAX: usize = 256 * 1024;
 /// Pushes that wait while a repair reads. With more, the repair reads again instead.
 const HELD_MAX: usize = 256;
+/// A ring of which nothing was heard for so long is compared with the log before a new follower goes by it: a log that has
+/// expired, or went with the store's data, tells nobody.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Whether a repair must be started. Until it is done, there is no news.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,6 +53,10 @@ pub struct Ring {
     state: State,
     closed: bool,
     epoch: u64,
+    /// When something was last heard of the log.
+    heard: Option<Instant>,
+    /// Since when the store can't be read, and why.
+    trouble: Option<(Instant, StoreError)>,
 }
 
 #[derive(Default)]
@@ -71,12 +82,34 @@ impl Ring {
         self.epoch
     }
 
-    /// The first follower of the lane is here.
+    /// The newest entry known.
+    pub fn tail(&self) -> EntryId {
+        self.tail
+    }
+
+    /// Nothing is missing, and nothing in doubt.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.state, State::Whole)
+    }
+
+    /// A follower is here.
     pub fn used(&mut self) -> Repair {
         match self.state {
             State::Unused => self.repair(false),
+            State::Whole if self.heard.is_none_or(|heard| heard.elapsed() > QUIET) => self.doubt(),
             _ => Repair::No,
         }
+    }
+
+    /// A repair could not read.
+    pub fn failed(&mut self, error: StoreError) {
+        let since = self.trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        self.trouble = Some((since, error));
+    }
+
+    /// Why repairs have been failing for so long.
+    pub fn trouble(&self, patience: Duration) -> Option<&StoreError> {
+        self.trouble.as_ref().filter(|(since, _)| since.elapsed() >= patience).map(|(_, error)| error)
     }
 
     /// New entries, whose ids count on from `first`.
@@ -175,6 +208,7 @@ impl Ring {
 
     /// A repair has read this page. `false`: it must read again.
     pub fn mended(&mut self, from: From, page: Page) -> bool {
+        (self.heard, self.trouble) = (Some(Instant::now()), None);
         let State::Repairing { anchored, held, again } = &mut self.state else { return true };
         let (was_anchored, stale) = (*anchored, *again);
         // The log was replaced while the read was under way: what it read is of no use.
@@ -226,7 +260,7 @@ impl Ring {
     }
 
     fn append(&mut self, id: EntryId, payload: &[u8]) {
-        self.tail = id;
+        (self.tail, self.heard) = (id, Some(Instant::now()));
         self.bytes += payload.len();
         self.entries.push_back(Item::new(id, payload));
         while self.entries.len() > ENTRIES_MAX || (self.bytes > BYTES_MAX && self.entries.len() > 1) {

@@ -10,7 +10,9 @@ use std::{
 };
 
 use super::{
-    Item, Live, lock,
+    Item, Live,
+    follower::GIVE_UP,
+    lock,
     ring::{Ring, Taken},
 };
 use crate::id::{EntryId, Lane};
@@ -67,9 +69,11 @@ impl Waiter {
     fn serve(&self, looks: &mut Looks<'_>) -> bool {
         let mut place = lock(&self.place);
         while !place.over {
+            let given_up = looks.given_up;
             let taken = looks.at(place.cursor, place.epoch);
             place.over = match (taken, &self.outlet) {
-                (Taken::UpToDate { closed: false } | Taken::Wait, Some(_)) => return true,
+                (Taken::UpToDate { closed: false }, Some(_)) => return true,
+                (Taken::Wait, Some(_)) if !given_up => return true,
                 (Taken::Entries(items), Some(outlet)) => {
                     place.cursor = items.last().map_or(place.cursor, |last| last.id);
                     !outlet.take(items)
@@ -92,6 +96,8 @@ impl Waiter {
 struct Looks<'a> {
     ring: &'a Mutex<Ring>,
     known: Vec<(EntryId, u64, Taken)>,
+    /// The store could not be read for too long.
+    given_up: bool,
 }
 
 impl Looks<'_> {
@@ -187,7 +193,8 @@ impl Live {
     /// Serves a crowd. `false`: there is more news for it.
     fn serve(&self, lane: Lane, crowd: &mut Crowd) -> bool {
         let feed = self.feed(lane);
-        let mut looks = Looks { ring: &feed.ring, known: Vec::new() };
+        let given_up = lock(&feed.ring).trouble(GIVE_UP).is_some();
+        let mut looks = Looks { ring: &feed.ring, known: Vec::new(), given_up };
         crowd.waiters.retain(|waiter| waiter.serve(&mut looks));
         feed.waiting.back(crowd)
     }

@@ -300,3 +300,76 @@ async fn a_wrong_password_is_not_tried_again_and_never_shown() {
     let url = format!("redis://:right-password@127.0.0.1:{}/", redis.port());
     drop(serve(&url, "60s").await.expect("no panic").expect("a gateway"));
 }
+
+/// A log that is gone tells nobody: neither an expiry nor a lost database is pushed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_went_without_a_word_is_not_shown_to_newcomers() {
+    for newcomer in ["from now on", "with a cursor of nowhere", "with a run of before"] {
+        let redis = RedisServer::start();
+        let gateway = gateway(redis.url()).await;
+        let session = gateway.session();
+        session.post("/runs", json!({"run": "r1"})).await.is(201);
+        session.post("/runs/r1/end", json!({"status": "completed"})).await.is(200);
+        append(&session, 1).await.is(201);
+        let mut old = session.follow("").await;
+        old.until("message").await;
+        old.caught_up().await;
+        redis.cli(&["FLUSHALL"]);
+
+        match newcomer {
+            "from now on" => {
+                let frame = session.follow("?from=now").await.next().await.expect("a frame");
+                assert_eq!(
+                    (frame.event.as_deref(), frame.id.as_deref()),
+                    (Some("caught-up"), Some("0-0")),
+                    "{frame:?}"
+                );
+            }
+            "with a cursor of nowhere" => {
+                let mut stream = session.resume("", "nonsense").await;
+                assert_eq!(stream.named("reset").await, json!({"reason": "unknown", "first": null}));
+                stream.caught_up().await;
+            }
+            _ => {
+                let path = "/events?run=r1";
+                let mut body = session.open_body(path, "content-type: application/x-ndjson").await;
+                body.chunk("{\"data\":2}\n").await;
+                body.chunk("").await;
+                let answer = body.answer().await;
+                assert_eq!(answer.is(201)["appended"], 1, "the run of before has ended, but not here");
+                continue;
+            }
+        }
+        // Those who were there learn of it, too.
+        assert_eq!(old.named("reset").await["reason"], "deleted", "{newcomer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_cant_be_read_is_refused_before_it_begins() {
+    let redis = RedisServer::start();
+    let gateway = gateway(redis.url()).await;
+    let session = gateway.session();
+    append(&session, 1).await.is(201);
+    let mut events = session.follow("").await;
+    assert_eq!(events.data(1).await, [1]);
+
+    // The session is live here, but nobody has followed this lane.
+    redis.freeze();
+    let answer = session.try_follow("commands", "", None).await;
+    redis.thaw();
+    assert_eq!(answer.status(), 503, "{answer:?}");
+    eventually("the stream can be read again", || async {
+        (session.try_follow("commands", "", None).await.status() == 200).then_some(())
+    })
+    .await;
+
+    // What no gateway wrote stays unreadable.
+    let spoilt = gateway.session();
+    append(&spoilt, 1).await.is(201);
+    let key = redis.cli(&["KEYS", &format!("*{}*events", spoilt.name)]);
+    assert_eq!(key.lines().count(), 1, "{key}");
+    redis.cli(&["SET", key.trim(), "spoilt"]);
+    let answer = spoilt.try_follow("events", "", None).await;
+    assert_eq!(answer.status(), 500, "{answer:?}");
+}

@@ -1,9 +1,15 @@
 //! Who does the work of a session's queue, and what becomes of it when they go away.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use moorline::{
     event::{Defaults, Event},
     id::{Lane, Name},
@@ -12,7 +18,7 @@ use moorline::{
         Commit, From, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription, Tail,
         memory::MemoryStore,
     },
-    writer::Writers,
+    writer::{WriteError, Writers},
 };
 use tokio::sync::Semaphore;
 
@@ -20,12 +26,23 @@ use tokio::sync::Semaphore;
 struct Gated {
     store: MemoryStore,
     commits: Semaphore,
+    /// How many it was asked for.
+    asked: AtomicUsize,
+}
+
+impl Gated {
+    fn new() -> Arc<Self> {
+        let store = MemoryStore::new(Retention::default());
+        Arc::new(Gated { store, commits: Semaphore::new(0), asked: AtomicUsize::new(0) })
+    }
 }
 
 #[async_trait]
 impl Store for Gated {
     async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
-        self.commits.acquire().await.expect("a semaphore").forget();
+        self.asked.fetch_add(1, SeqCst);
+        let closed = |_| StoreError::Unavailable("it is away".into());
+        self.commits.acquire().await.map_err(closed)?.forget();
         self.store.commit(session, commit).await
     }
 
@@ -65,7 +82,7 @@ fn said(what: &str) -> Action {
 
 #[tokio::test]
 async fn what_was_asked_for_is_done_when_whoever_asked_goes_away() {
-    let store = Arc::new(Gated { store: MemoryStore::new(Retention::default()), commits: Semaphore::new(0) });
+    let store = Gated::new();
     let writers = Writers::new(store.clone(), Limits::default());
     let session: Name = "s".parse().expect("a name");
 
@@ -91,7 +108,7 @@ async fn what_was_asked_for_is_done_when_whoever_asked_goes_away() {
 
 #[tokio::test]
 async fn whoever_works_for_others_is_answered_before_them() {
-    let store = Arc::new(Gated { store: MemoryStore::new(Retention::default()), commits: Semaphore::new(0) });
+    let store = Gated::new();
     let writers = Writers::new(store.clone(), Limits::default());
     let session: Name = "s".parse().expect("a name");
     let mut first = Box::pin(writers.act(&session, said("first")));
@@ -105,4 +122,25 @@ async fn whoever_works_for_others_is_answered_before_them() {
     assert!((&mut second).now_or_never().is_none());
     store.commits.add_permits(1);
     second.await.expect("an append");
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_store_that_is_away_does_not_wait_for_a_row_of_failures() {
+    let store = Gated::new();
+    let writers = Writers::new(store.clone(), Limits::default());
+    let session: Name = "s".parse().expect("a name");
+    let all = join_all((0..1000).map(|n| {
+        let (writers, session) = (writers.clone(), session.clone());
+        async move { writers.act(&session, said(&n.to_string())).await }
+    }));
+    let away = async {
+        // As long as a store is waited for, and no answer comes.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        store.commits.close();
+    };
+    let (answers, ()) = tokio::join!(all, away);
+    for answer in answers {
+        assert!(matches!(answer, Err(WriteError::Store(StoreError::Unavailable(_)))), "{answer:?}");
+    }
+    assert_eq!(store.asked.load(SeqCst), 1);
 }
