@@ -190,6 +190,7 @@ pub fn apply(control: &mut Control, now: Ms, action: &Action, effects: &mut Effe
         Action::Heartbeat { run, attempt, speaker } => {
             runs::speaks_for(control, run, speaker.as_ref())?;
             runs::live(control, run, *attempt)?;
+            control.touch(run, now);
             effects.touch.push(run.clone());
             Reply::Run(runs::view(control, run, now))
         }

@@ -160,7 +160,7 @@ impl Writers {
         };
         let answer = answer.unwrap_or_else(|_| Err(StoreError::Fault("the writer ended".into()).into()));
         match (&answer, numbered) {
-            (Err(WriteError::Refused(_)), Some((producer, count))) => {
+            (Err(WriteError::Refused(Refusal::RunEnded { .. } | Refusal::SessionClosed)), Some((producer, count))) => {
                 let known = self.stored_before(session, &producer, count).await?;
                 known.map_or(answer, Ok)
             }
@@ -375,7 +375,11 @@ fn decide(copy: &mut Copy, batch: &[Waiting], versions: &Versions) -> Decided {
     let mut verdicts = Vec::with_capacity(batch.len());
     for waiting in batch {
         let parts = effects.parts.len();
-        let verdict = rules::apply(&mut copy.control, now, &waiting.action, &mut effects);
+        let verdict = match &waiting.action {
+            // That would bring it into being, closed.
+            Action::Close if copy.version.is_none() && parts == 0 => Err(Refusal::UnknownSession),
+            action => rules::apply(&mut copy.control, now, action, &mut effects),
+        };
         verdicts.push((verdict, (effects.parts.len() > parts).then_some(parts)));
     }
     let changes = copy.control.take_changes();

@@ -123,6 +123,8 @@ fn decision(approval: &Name, data: Option<&RawValue>) -> Result<Decision, Proble
     struct Decided {
         decision: Verdict,
     }
+    // serde would read it from an array, too.
+    let data = data.filter(|data| data.get().starts_with('{'));
     let decided = data.and_then(|data| Some((data, serde_json::from_str::<Decided>(data.get()).ok()?)));
     let Some((data, Decided { decision })) = decided else {
         return Err(Problem::bad_request("bad_request", "decide needs data.decision, either approve or deny"));

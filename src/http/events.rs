@@ -60,7 +60,7 @@ pub async fn append(
         BodyKind::Json => {
             let events = events(&gateway, &extract::read_whole(body, &gateway).await?, &defaults)?;
             caller.appends(events.len());
-            append_all(&gateway, &session, events, defaults.run, attempt, producer).await
+            append_all(&gateway, &session, events, defaults.run, attempt, producer, &mut Progress::default()).await
         }
         BodyKind::Ndjson | BodyKind::Sse => {
             let mut progress = Progress::default();
@@ -72,7 +72,7 @@ pub async fn append(
             let read = Box::pin(read).await;
             match read.map_err(|stopped| stream_problem(stopped, &progress))? {
                 Read::Whole => answer_stream(&progress, numbered, false),
-                Read::Early => answer_early(&gateway, &session, run, attempt, progress, numbered).await,
+                Read::Early => answer_early(&gateway, &session, &caller, run, attempt, progress, numbered).await,
             }
         }
     }
@@ -99,10 +99,12 @@ pub(super) async fn append_all(
     run: Option<Name>,
     attempt: Option<u32>,
     producer: Option<Producer>,
+    progress: &mut Progress,
 ) -> Result<Response, Problem> {
     let received = producer.as_ref().map(|producer| producer.seq);
     let action = Action::Append(Append { events, run, attempt, producer });
     let done = gateway.writers.act(session, action).await.map_err(|error| write_problem(error, received))?;
+    (progress.appended, progress.last) = (done.ids.len(), done.ids.last().copied());
     let stopping = match &done.reply {
         Reply::Appended(stopping) => &stopping[..],
         _ => &[],
@@ -180,6 +182,7 @@ pub(super) async fn stream(
 pub(super) async fn answer_early(
     gateway: &Gateway,
     session: &Name,
+    caller: &Caller,
     run: Option<Name>,
     attempt: Option<u32>,
     mut progress: Progress,
@@ -188,7 +191,7 @@ pub(super) async fn answer_early(
     if let Some(run) = run {
         match gateway
             .writers
-            .act(session, Action::Heartbeat { run, attempt, speaker: None })
+            .act(session, Action::Heartbeat { run, attempt, speaker: caller.agent().cloned() })
             .await
             .map(|done| done.reply)
         {

@@ -111,7 +111,7 @@ pub async fn body(
     let attempt = Some(view.attempt);
     let mut progress = Progress::default();
     let mut response = match whole {
-        Some(events) => append_all(&gateway, &session, events, defaults.run, attempt, None).await?,
+        Some(events) => append_all(&gateway, &session, events, defaults.run, attempt, None, &mut progress).await?,
         None => {
             // From the first entry of the start on, or a stop right behind it would be missed.
             let since = started.ids.first().map_or(Start::Now, |first| Start::After(*first));
@@ -120,7 +120,9 @@ pub async fn body(
             match read.map_err(|stopped| stream_problem(stopped, &progress))? {
                 Read::Whole => answer_stream(&progress, false, true)?,
                 // Asked to stop: the run goes on. Its agent may say a last word, and ends it.
-                Read::Early => return answer_early(&gateway, &session, Some(run), attempt, progress, false).await,
+                Read::Early => {
+                    return answer_early(&gateway, &session, &caller, Some(run), attempt, progress, false).await;
+                }
             }
         }
     };

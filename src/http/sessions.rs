@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     id::{Lane, Name},
-    rules::{Action, ApprovalStatus, CommandStatus, Control, run_view},
+    rules::{Action, ApprovalStatus, CommandStatus, Control, Refusal, run_view},
     store::Stat,
+    writer::WriteError,
 };
 
 /// The session as it is now: what is due has been judged.
@@ -85,11 +86,10 @@ pub async fn close(
     Names([session]): Names<1>,
     Params(NoParams { .. }): Params<NoParams>,
 ) -> Result<Response, Problem> {
-    // To close what does not exist would bring it into being, closed.
-    if gateway.store.stat(&session).await?.is_none() {
-        return Err(Problem::unknown_session(&session));
-    }
-    gateway.writers.act(&session, Action::Close).await?;
+    match gateway.writers.act(&session, Action::Close).await {
+        Err(WriteError::Refused(Refusal::UnknownSession)) => return Err(Problem::unknown_session(&session)),
+        closed => closed?,
+    };
     Ok(Json(json!({"session": session, "closed": true})).into_response())
 }
 

@@ -10,6 +10,9 @@ pub enum Refusal {
     /// The session takes no more entries.
     #[error("the session is closed")]
     SessionClosed,
+    /// There is no session to close.
+    #[error("there is no such session")]
+    UnknownSession,
     /// No such run was started.
     #[error("no run {0:?} was started in this session")]
     UnknownRun(Name),

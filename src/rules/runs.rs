@@ -265,14 +265,15 @@ pub fn start(
         data["parent"] = json!(parent);
     }
     entries::event(part, "run.started", run.agent.as_ref(), Some(name), &data);
-    let stopped_above = stopped_above(control, run.parent.as_ref());
+    // A stop of its tree came while no attempt was live.
+    let stopped = run.tree_stopped || stopped_above(control, run.parent.as_ref());
     control.set_run(name, run);
     control.touch(name, now);
     effects.touch.push(name.clone());
 
     if let Some(until) = until {
         stopping(control, name, until, now, None, part);
-    } else if old.is_some_and(|run| run.status == RunStatus::Expected) || stopped_above {
+    } else if old.is_some_and(|run| run.status == RunStatus::Expected) || stopped {
         end(control, name, EndStatus::Cancelled, Some("stopped before it started"), now, part);
     }
     Ok(Reply::Run(view(control, name, now)))
@@ -373,15 +374,17 @@ pub fn append(control: &mut Control, now: Ms, append: &Append, effects: &mut Eff
     let mut stopping = Vec::new();
     for name in seen {
         let Some(run) = control.run(name) else { continue };
+        let (lease, asked) = (run.lease_ms, matches!(run.status, RunStatus::Stopping { .. }));
         // A tenth of the lease is precise enough, and most appends then write nothing but their entry. The time is
         // reckoned: should it lag behind the store's, twice that is still precise enough, and no more.
         let touched = control.touched(name);
-        if touched + run.lease_ms / 10 > now {
-            effects.before = effects.before.min(touched + run.lease_ms / 5);
+        if touched + lease / 10 > now {
+            effects.before = effects.before.min(touched + lease / 5);
         } else if !effects.touch.contains(name) {
+            control.touch(name, now);
             effects.touch.push(name.clone());
         }
-        if matches!(run.status, RunStatus::Stopping { .. }) {
+        if asked {
             stopping.push(view(control, name, now));
         }
     }

@@ -357,6 +357,10 @@ async fn the_first_decision_holds_and_the_next_is_told_it(backend: Backend) {
     let log = session.lane("events").await;
     assert_eq!(asked, json!({"approval": "a", "entry": log[0]["id"]}));
     assert_eq!((&log[0]["type"], &log[0]["data"]["prompt"]), (&json!("approval.requested"), &json!({"q": 1})));
+    for data in [json!(["approve"]), json!("approve"), json!({"decision": "maybe"}), json!(null)] {
+        let bad = json!({"type": "decide", "approval": "a", "data": data});
+        session.post("/commands", bad).await.problem(400, "bad_request");
+    }
     let decide = |n: usize| {
         let decision = if n.is_multiple_of(2) { "approve" } else { "deny" };
         let body = json!({"type": "decide", "id": format!("d{n}"), "approval": "a", "data": {"decision": decision}});

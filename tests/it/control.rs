@@ -33,6 +33,10 @@ on_both_stores!(
     a_zombie_is_refused_after_a_takeover,
     sub_agents_write_for_themselves_and_are_told_apart,
     a_retried_start_is_told_of_the_live_run,
+    a_stop_of_a_tree_holds_for_a_top_that_has_failed,
+    a_heartbeat_tells_the_lease_that_it_renewed,
+    a_repetition_of_an_attempt_that_was_taken_over_is_refused,
+    a_session_that_is_erased_is_not_closed_into_being,
 );
 
 /// A body that the test sends line by line.
@@ -558,5 +562,59 @@ async fn runs_are_shown_and_stopped_from_the_command_line() {
     let session_shown = moorline(&["sessions", "show", &session.name]).await;
     for part in ["runs:", "pending_commands:", "command: go", "status: cancelled"] {
         assert!(session_shown.contains(part), "{part}: {session_shown}");
+    }
+}
+
+async fn a_stop_of_a_tree_holds_for_a_top_that_has_failed(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    start(&session, json!({"run": "top"})).await;
+    start(&session, json!({"run": "child", "parent": "top"})).await;
+    session.post("/runs/top/end", json!({"status": "failed"})).await.is(200);
+    stop(&session, json!({"run": "top", "tree": true, "grace_ms": 0})).await.is(202);
+    assert_eq!(status(&session, "child").await, "cancelled");
+    assert_eq!(start(&session, json!({"run": "top", "takeover": true})).await["status"], "cancelled");
+}
+
+async fn a_heartbeat_tells_the_lease_that_it_renewed(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    start(&session, json!({"run": "r", "lease_ms": 60_000})).await;
+    // A later millisecond than that of the start.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let [id] = <[String; 1]>::try_from(session.append(json!({"data": 1})).await).expect("one");
+    let now: u64 = id.split('-').next().and_then(|ms| ms.parse().ok()).expect("a time");
+    let beat = session.post("/runs/r/heartbeat", json!({})).await.is(200);
+    assert!(beat["lease_until"].as_u64().is_some_and(|until| until >= now + 60_000), "{now}: {beat}");
+}
+
+async fn a_repetition_of_an_attempt_that_was_taken_over_is_refused(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    start(&session, json!({"run": "r"})).await;
+    let append = async || {
+        let request = session.http.post(session.url("/events?run=r")).json(&json!({"data": 1}));
+        let request = request.header("producer-id", "p").header("producer-epoch", 0).header("producer-seq", 0);
+        answer(request.header("run-attempt", 1)).await
+    };
+    append().await.is(201);
+    append().await.is(200);
+    start(&session, json!({"run": "r", "takeover": true})).await;
+    append().await.problem(409, "stale_attempt");
+}
+
+async fn a_session_that_is_erased_is_not_closed_into_being(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let replica = if backend == Backend::Redis { Some(gateway.replica().await) } else { None };
+    for _ in 0..50 {
+        let session = gateway.session();
+        let elsewhere = replica.as_ref().unwrap_or(&gateway).session_named(&session.name);
+        session.append(json!({"data": 1})).await;
+        let close = || session.post("/close", json!({}));
+        let erase = answer(session.http.delete(session.url("")));
+        let (erased, ..) = tokio::join!(erase, close(), elsewhere.post("/close", json!({})), close());
+        assert_eq!(erased.status, 204);
+        session.get("").await.problem(404, "unknown_session");
+        close().await.problem(404, "unknown_session");
     }
 }

@@ -12,6 +12,7 @@ on_both_stores!(
     what_an_agent_appends_is_stamped_with_its_name,
     an_agent_can_t_speak_as_another,
     an_agent_has_no_say_in_the_runs_of_another,
+    a_body_that_is_answered_early_tells_nothing_of_the_run_of_another,
     an_agent_reports_only_on_commands_that_are_for_it,
     an_agent_asks_for_approvals_only_in_its_own_name,
     an_agent_without_read_sees_the_commands_for_it,
@@ -109,6 +110,18 @@ async fn an_agent_has_no_say_in_the_runs_of_another(backend: Backend) {
     boss.post("/runs/theirs/end", json!({"status": "failed"})).await.is(200);
     refused(&scene, "a takeover of what failed", writer.post("/runs", json!({"run": "theirs", "takeover": true})))
         .await;
+}
+
+async fn a_body_that_is_answered_early_tells_nothing_of_the_run_of_another(backend: Backend) {
+    let scene = Guarded::start(backend).await;
+    scene.agent("boss").post("/runs", json!({"run": "theirs"})).await.is(201);
+    let token = scene.token(json!({"moorline": {"can": ["append"], "agent": "writer"}}));
+    let headers = format!("content-type: application/x-ndjson\r\nauthorization: Bearer {token}");
+    let mut body = scene.session.open_body("/events?run=theirs", &headers).await;
+    // Its end comes later than the body's beginning, in any case.
+    let stop = json!({"type": "stop", "run": "theirs", "grace_ms": 1000});
+    scene.owner().post("/commands", stop).await.is(202);
+    body.answer().await.problem(403, "wrong_agent");
 }
 
 async fn an_agent_reports_only_on_commands_that_are_for_it(backend: Backend) {
