@@ -114,6 +114,13 @@ impl Quota {
         young.insert(session.clone());
     }
 
+    /// A session is to be erased: to make it again makes a new one.
+    pub fn forget(&self, session: &Name) {
+        for known in &mut *lock(&self.known) {
+            known.remove(session);
+        }
+    }
+
     /// Room for a stream, held until it is dropped.
     pub fn open(&self, session: &Name, account: Option<&Arc<Account>>) -> Result<Open, TooMany> {
         let limits = &self.limits;

@@ -100,6 +100,11 @@ enum Accepted {
     Json,
 }
 
+/// Whether a request is answered with a stream.
+pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
+    matches!(accepted(headers), Ok(Accepted::Sse))
+}
+
 fn accepted(headers: &HeaderMap) -> Result<Accepted, Problem> {
     let asked = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let asked: Vec<_> = asked.flat_map(|list| list.split(',')).filter(|item| !item.trim().is_empty()).collect();

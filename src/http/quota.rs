@@ -1,9 +1,9 @@
 //! What is counted before a request gets to its route: writes and new sessions of a token, open streams.
 
-use axum::http::{Method, StatusCode, header, request::Parts};
+use axum::http::{Method, StatusCode, request::Parts};
 use std::sync::Arc;
 
-use super::{Gateway, Problem};
+use super::{Gateway, Problem, follow::wants_stream};
 pub use crate::quota::Open;
 use crate::{
     id::Name,
@@ -21,14 +21,16 @@ pub async fn admit(
     parts: &Parts,
 ) -> Result<Option<Open>, Problem> {
     if matches!(parts.method, Method::GET | Method::HEAD) {
-        let counted = gateway.quota.limits().counts_streams() && asks_for_stream(parts);
+        let counted = gateway.quota.limits().counts_streams() && wants_stream(&parts.headers);
         return counted.then(|| gateway.quota.open(session, account).map_err(Problem::from)).transpose();
     }
     let Some(account) = account else { return Ok(None) };
     account.begin().map_err(|wait| Problem::too_fast("too_many_events", "events and other writes", wait))?;
-    // To erase or close makes nothing.
-    let makes = parts.method != Method::DELETE && gateway.quota.limits().new_sessions_per_minute > 0;
-    if makes && !gateway.quota.knows(session) {
+    if parts.method == Method::DELETE {
+        gateway.quota.forget(session);
+    }
+    let limited = gateway.quota.limits().new_sessions_per_minute > 0;
+    if limited && may_make(parts) && !gateway.quota.knows(session) {
         if gateway.store.stat(session).await?.is_none() {
             account.create().map_err(|wait| Problem::too_fast("too_many_sessions", "new sessions", wait))?;
         }
@@ -37,9 +39,11 @@ pub async fn admit(
     Ok(None)
 }
 
-fn asks_for_stream(parts: &Parts) -> bool {
-    let kinds = parts.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    kinds.into_iter().any(|kind| kind.to_ascii_lowercase().contains("text/event-stream"))
+/// Whether a write may bring its session into being: one about what must be there already can't.
+fn may_make(parts: &Parts) -> bool {
+    let about = ["/close", "/end", "/heartbeat", "/outcome"];
+    let about = parts.method == Method::POST && about.iter().any(|last| parts.uri.path().ends_with(last));
+    parts.method != Method::DELETE && !about
 }
 
 impl Problem {

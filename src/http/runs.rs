@@ -214,6 +214,8 @@ pub(super) async fn stopped(watched: Option<(Follower, Filter)>) {
         match follower.next().await {
             Ok(Update::Entries(items)) if items.iter().any(|item| told.wants(item.payload())) => return,
             Ok(Update::History(page)) if page.iter().any(|entry| told.wants(&entry.payload)) => return,
+            // Closed before the body came: its own appends are told, or that they are stored already.
+            Ok(Update::CaughtUp(_)) if follower.at_end() => return std::future::pending().await,
             Ok(Update::Closed) => return,
             Ok(_) => {}
             Err(_) => return std::future::pending().await,

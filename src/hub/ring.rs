@@ -421,6 +421,35 @@ mod tests {
     }
 
     #[test]
+    fn a_quiet_ring_is_compared_with_the_log_for_a_newcomer() {
+        let mut ring = whole(&[(4, 1)]);
+        assert_eq!(ring.used(), Repair::No);
+        ring.heard = Instant::now().checked_sub(2 * QUIET);
+        assert_eq!(ring.used(), Repair::Start);
+        // Those who have read so far wait for nothing that is there.
+        assert_eq!(taken(&ring, EntryId::ZERO), [1]);
+        let lost = Page { lost: Some(Lost::Deleted), ..page(&[]) };
+        assert!(!ring.mended(From::After(id(4, 1)), lost));
+        assert!(ring.mended(From::Latest, page(&[])));
+        assert_eq!((ring.used(), ring.epoch()), (Repair::No, 1));
+    }
+
+    #[test]
+    fn trouble_lasts_until_something_is_read() {
+        let mut ring = whole(&[(4, 1)]);
+        assert_eq!(ring.doubt(), Repair::Start);
+        for _ in 0..2 {
+            ring.failed(StoreError::Unavailable("away".into()));
+        }
+        assert!(ring.trouble(Duration::ZERO).is_some() && ring.trouble(QUIET).is_none());
+        ring.trouble = ring.trouble.take().and_then(|(since, error)| Some((since.checked_sub(QUIET)?, error)));
+        ring.failed(StoreError::Unavailable("still away".into()));
+        assert!(ring.trouble(QUIET).is_some(), "it counts from the first");
+        assert!(ring.mended(From::After(id(4, 1)), page(&[(4, 1)])));
+        assert!(ring.trouble(Duration::ZERO).is_none());
+    }
+
+    #[test]
     fn a_ring_is_bounded() {
         let mut ring = whole(&[]);
         for n in 1..=1000 {

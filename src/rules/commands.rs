@@ -1,9 +1,12 @@
 //! Commands: what somebody asks of the agents, each with exactly one outcome.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{json, value::RawValue};
 
 use super::{Control, Effects, EndStatus, Refusal, Reply, Run, RunStatus, approvals, entries, runs};
 use crate::{
@@ -253,15 +256,16 @@ struct Issued<'a> {
     data: Option<&'a RawValue>,
 }
 
-/// What an agent must know to obey stands in a stop's data, whatever else the user put there.
+/// What an agent must know to obey stands in a stop's data, beside what the user put there, whose values stay as written.
 fn stop_data(request: &CommandRequest, grace: Ms) -> Box<RawValue> {
-    let mut said = match request.data.as_ref().map(|data| serde_json::from_str(data.get())) {
-        Some(Ok(Value::Object(object))) => Value::Object(object),
-        Some(Ok(other)) => json!({"data": other}),
-        _ => json!({}),
+    let raw = |text: String| RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned());
+    let mut said: BTreeMap<String, Box<RawValue>> = match &request.data {
+        Some(data) if data.get().starts_with('{') => serde_json::from_str(data.get()).unwrap_or_default(),
+        Some(other) => BTreeMap::from([("data".to_owned(), other.clone())]),
+        None => BTreeMap::new(),
     };
-    said["grace_ms"] = json!(grace);
-    said["tree"] = json!(request.tree);
+    said.insert("grace_ms".to_owned(), raw(grace.to_string()));
+    said.insert("tree".to_owned(), raw(request.tree.to_string()));
     serde_json::value::to_raw_value(&said).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 

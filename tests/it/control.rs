@@ -34,6 +34,7 @@ on_both_stores!(
     sub_agents_write_for_themselves_and_are_told_apart,
     a_retried_start_is_told_of_the_live_run,
     a_stop_of_a_tree_holds_for_a_top_that_has_failed,
+    what_a_stop_says_stays_as_it_was_written,
     a_heartbeat_tells_the_lease_that_it_renewed,
     a_repetition_of_an_attempt_that_was_taken_over_is_refused,
     a_session_that_is_erased_is_not_closed_into_being,
@@ -617,4 +618,15 @@ async fn a_session_that_is_erased_is_not_closed_into_being(backend: Backend) {
         session.get("").await.problem(404, "unknown_session");
         close().await.problem(404, "unknown_session");
     }
+}
+
+async fn what_a_stop_says_stays_as_it_was_written(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    start(&session, json!({"run": "r"})).await;
+    let stop = r#"{"type":"stop","run":"r","data":{"id": 12345678901234567890123, "n": 1.00, "tree": 7}}"#;
+    session.post_as("/commands", "application/json", stop).await.is(202);
+    let page = session.get("/commands").await;
+    let data = r#""data":{"grace_ms":5000,"id":12345678901234567890123,"n":1.00,"tree":false}"#;
+    assert!(page.text.contains(data), "{}", page.text);
 }

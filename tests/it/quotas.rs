@@ -9,7 +9,7 @@ use crate::{
     store_contract::Backend,
     support::{
         eventually,
-        gateway::{Gateway, Session, on_both_stores},
+        gateway::{Gateway, Session, answer, on_both_stores},
         tokens::{KeyFiles, claims, hs256, token},
     },
 };
@@ -123,6 +123,17 @@ async fn a_token_makes_so_many_sessions_and_no_more(backend: Backend) {
     bobs.append_numbers(0..1).await;
     scene.of("ada", &bobs).append_numbers(1..2).await;
     ada[3].post("/events", json!({"data": 1})).await.problem(429, "too_many_sessions");
+    // What can make none is not counted, and one made again is a new one.
+    let eve: Vec<Session> = (0..5).map(|_| scene.session_of("eve")).collect();
+    for session in &eve {
+        session.post("/close", json!({})).await.problem(404, "unknown_session");
+        session.post("/runs/r/heartbeat", json!({})).await.problem(404, "unknown_run");
+    }
+    for session in &eve[..3] {
+        session.append_numbers(0..1).await;
+    }
+    assert_eq!(answer(eve[0].http.delete(eve[0].url(""))).await.status, 204);
+    eve[0].post("/events", json!({"data": 1})).await.problem(429, "too_many_sessions");
 }
 
 async fn streams_are_limited_in_all_by_session_and_by_token(backend: Backend) {
