@@ -32,7 +32,7 @@ const WRONG_USAGE: u8 = 2;
 /// An audit that could not be made: to be told from one that found faults.
 const UNAUDITED: u8 = 3;
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C; a gateway, which that tells to stop, ends with 0).";
 
 /// Durable sessions for AI agents, on the Redis you already run.
 #[derive(Debug, Parser)]
@@ -237,6 +237,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
 }
 
+/// A pause between things that are sent again and again.
+fn pause(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_millis(100);
+    duration(text).and_then(|pause| if pause < LEAST { Err("it takes at least 100ms".to_owned()) } else { Ok(pause) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,5 +261,7 @@ mod tests {
         for wrong in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "9999999999999999999d", "5 s"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
+        assert_eq!(pause("100ms"), Ok(Duration::from_millis(100)));
+        assert!(pause("99ms").is_err() && pause("0").is_err() && pause("x").is_err());
     }
 }

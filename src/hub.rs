@@ -28,7 +28,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, watch};
@@ -276,7 +276,7 @@ impl Live {
 
 /// Reads what a ring misses, until it is whole again.
 async fn mend(live: Weak<Live>, lane: Lane) {
-    let mut pause = RETRY_MIN;
+    let (mut pause, mut failing) = (RETRY_MIN, None);
     loop {
         let Some(live) = live.upgrade() else { return };
         let (from, limit) = match lock(&live.feed(lane).ring).reading() {
@@ -286,6 +286,7 @@ async fn mend(live: Weak<Live>, lane: Lane) {
         match live.store.read(&live.session, lane, from, limit).await {
             Ok(page) => {
                 METRICS.repairs.add(u64::from(from != From::Latest));
+                failing = None;
                 let whole = lock(&live.feed(lane).ring).mended(from, page);
                 live.news(lane);
                 if whole {
@@ -294,7 +295,7 @@ async fn mend(live: Weak<Live>, lane: Lane) {
             }
             Err(error) => {
                 tracing::debug!(session = %live.session, %error, "a repair waits for the store");
-                lock(&live.feed(lane).ring).failed(error);
+                lock(&live.feed(lane).ring).failed(*failing.get_or_insert_with(Instant::now), error);
                 // Not every follower waits it out.
                 live.news(lane);
                 drop(live);

@@ -196,43 +196,41 @@ impl Writers {
                 }
                 (batch, state.copy.take())
             };
-            let began = Instant::now();
-            match self.commit(&writer.session, copy, batch).await {
-                Ok(copy) => lock(&writer.state).copy = Some(copy),
-                // What has waited behind this must not wait for a row of others like it.
-                Err(error) if began.elapsed() >= SLOW && matches!(error, StoreError::Unavailable(_)) => {
-                    let waited = std::mem::take(&mut lock(&writer.state).queue);
-                    fail(waited, error);
-                }
-                Err(_) => {}
-            }
+            let copy = self.commit(&writer, copy, batch).await;
+            lock(&writer.state).copy = copy;
         }
     }
 
-    /// Commits a batch and answers it. Gives the copy to go on with; after an error nothing is known any more.
-    async fn commit(&self, session: &Name, copy: Option<Copy>, batch: Vec<Waiting>) -> Result<Copy, StoreError> {
+    /// Commits a batch and answers it. Gives the copy to go on with; `None` if nothing is known any more.
+    async fn commit(&self, writer: &Writer, copy: Option<Copy>, mut batch: Vec<Waiting>) -> Option<Copy> {
         let mut copy = copy.unwrap_or_else(|| Copy::absent(self.limits));
         for _ in 0..ATTEMPTS {
             let decided = decide(&mut copy, &batch, &self.versions);
-            match self.store.commit(session, &decided.commit).await {
+            let asked = Instant::now();
+            match self.store.commit(&writer.session, &decided.commit).await {
                 Ok(Outcome::Committed { now, parts }) => {
                     METRICS.committed(&decided.commit, &parts);
                     copy.settle(&decided, now, &parts);
                     answer(batch, decided, &mut copy.control, now, parts);
-                    return Ok(copy);
+                    return Some(copy);
                 }
                 Ok(Outcome::Conflict(snapshot)) => {
                     METRICS.conflicts.add(1);
                     match Copy::read(&snapshot, self.limits) {
                         Ok(current) => copy = current,
-                        Err(error) => return Err(fail(batch, error)),
+                        Err(error) => return fail(batch, error),
                     }
                 }
-                Err(error) => return Err(fail(batch, error)),
+                Err(error) => {
+                    // What has waited behind this must not wait for a row of others like it.
+                    if asked.elapsed() >= SLOW && matches!(error, StoreError::Unavailable(_)) {
+                        batch.extend(std::mem::take(&mut lock(&writer.state).queue));
+                    }
+                    return fail(batch, error);
+                }
             }
         }
-        let error = "too many replicas write to this session's control state at once";
-        Err(fail(batch, StoreError::Unavailable(error.into())))
+        fail(batch, StoreError::Unavailable("too many replicas write to this session's control state at once".into()))
     }
 }
 
@@ -277,12 +275,12 @@ fn appended(answer: &Result<Done, WriteError>) -> Appended {
     }
 }
 
-fn fail(batch: impl IntoIterator<Item = Waiting>, error: StoreError) -> StoreError {
+fn fail(batch: Vec<Waiting>, error: StoreError) -> Option<Copy> {
     for waiting in batch {
         // Whoever asked may have gone.
         let _ = waiting.done.send(Err(error.clone().into()));
     }
-    error
+    None
 }
 
 async fn sweep(writers: Weak<Writers>) {

@@ -1,12 +1,12 @@
 //! Trials of control: what a disconnect does to the output, and what a stop does.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use super::{
-    findings::{DisconnectFinding, First, StopFinding},
-    stream::{End, Unit, Watching},
+    findings::{DisconnectFinding, First, StopFinding, SyncFinding},
+    stream::{End, Watching},
     trials::{PATIENCE, SOON, Trials, keys, place},
     wire::AuditError,
 };
@@ -16,9 +16,18 @@ const STOP_PATIENCE: Duration = Duration::from_secs(8);
 
 impl Trials<'_> {
     /// The only client leaves without a word. Does the output go on?
-    pub async fn disconnect(&self, first: &First) -> Result<Result<DisconnectFinding, String>, AuditError> {
+    pub async fn disconnect(
+        &self,
+        first: &First,
+        sync: Option<&SyncFinding>,
+    ) -> Result<Result<DisconnectFinding, String>, AuditError> {
         if !self.plan.target.can_come_back() {
             let why = "after a disconnect nothing can be seen of the output: it may have stopped, or run on unseen";
+            return Ok(Err(why.into()));
+        }
+        if sync.is_some_and(SyncFinding::is_apart) {
+            let why =
+                "each connection gets a stream of its own: whatever comes afterwards says nothing of the one before";
             return Ok(Err(why.into()));
         }
         let deadline = self.window();
@@ -42,26 +51,31 @@ impl Trials<'_> {
             Ok(again) => again,
             Err(error) => return Ok(Err(format!("the output could not be seen afterwards: {error}"))),
         };
-        let fresh = |units: &[Unit]| units.iter().filter(|unit| !old.contains(&unit.key)).count();
+        // What was there at the first look is no news, if it was a look at the same stream.
+        let known: HashSet<&String> = match self.plan.target.begins_anew() {
+            true => old.iter().collect(),
+            false => old.iter().chain(&first.keys).collect(),
+        };
+        let fresh = |seen: &Watching| first.own(seen.units()).iter().filter(|unit| !known.contains(&unit.key)).count();
         let wanted = (first.events.saturating_sub(old.len()) / 4).max(1);
-        again.until(Instant::now() + PATIENCE, |again| fresh(&again.units()) >= wanted).await;
-        let mut new = fresh(&again.units());
+        again.until(Instant::now() + PATIENCE, |again| fresh(again) >= wanted).await;
+        let mut new = fresh(&again);
         if new == 0
             && let Some(request) = subject.surface(1)
             && let Ok(other) = self.wire.open(&request).await
         {
             // The way back may be what is broken; a new surface sees what there is.
-            other.until(Instant::now() + PATIENCE, |other| fresh(&other.units()) >= wanted).await;
-            new = fresh(&other.units());
+            other.until(Instant::now() + PATIENCE, |other| fresh(other) >= wanted).await;
+            new = fresh(&other);
         }
         let what = match (new, again.end()) {
             (1.., _) => format!("left after {} events; {new} new ones were there or came afterwards", old.len()),
-            (0, Some((End::Clean, _))) => {
+            (0, Some((End::Clean, _))) if first.own(again.units()).iter().all(|unit| old.contains(&unit.key)) => {
                 format!("left after {} events; the stream then ended with nothing more", old.len())
             }
             (0, _) => {
                 return Ok(Err(format!(
-                    "nothing more was seen after the client had left ({} events before): the output may have stopped, or run on unseen",
+                    "nothing new was seen after the client had left ({} events before): the output may have stopped, or run on unseen",
                     old.len()
                 )));
             }

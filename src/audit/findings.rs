@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::judge::Tally;
+use super::{judge::Tally, stream::Unit};
 
 /// All that was found.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +34,8 @@ pub struct First {
     pub ended: bool,
     /// Its events have ids, all different.
     pub ids: bool,
+    /// What it brought.
+    pub keys: Vec<String>,
 }
 
 /// What other surfaces saw of the live events.
@@ -54,6 +56,25 @@ pub enum SyncFinding {
         /// Behind the first surface, in milliseconds, sorted.
         lags: Vec<f64>,
     },
+}
+
+impl First {
+    /// Those of these that are the stream's own: where its events carry ids, what comes without is the connection's.
+    pub(super) fn own(&self, mut units: Vec<Unit>) -> Vec<Unit> {
+        units.retain(|unit| !self.ids || unit.id.is_some());
+        units
+    }
+}
+
+impl SyncFinding {
+    /// Connections at the same address get streams of their own.
+    pub fn is_apart(&self) -> bool {
+        match self {
+            SyncFinding::Private(_) => true,
+            SyncFinding::Seen { surfaces, .. } => surfaces.iter().all(|(_, seen)| *seen == 0),
+            _ => false,
+        }
+    }
 }
 
 /// How faithful the rest was.

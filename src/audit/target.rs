@@ -158,6 +158,14 @@ impl Target {
         }
     }
 
+    /// Whether each trial has a stream of its own, rather than all of them the one that is there.
+    pub fn begins_anew(&self) -> bool {
+        match self {
+            Target::Gateway(_) => true,
+            Target::Endpoint(endpoint) => !endpoint.is_get() || placeholders(&endpoint.url).contains(&"new_id"),
+        }
+    }
+
     /// Whether it can be told to stop.
     pub fn can_stop(&self) -> bool {
         match self {

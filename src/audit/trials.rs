@@ -62,7 +62,7 @@ pub(super) async fn run(
     if plan.target.can_come_back() {
         progress("a disconnect with nobody else there".into());
     }
-    findings.disconnect = Some(trials.disconnect(&first).await?);
+    findings.disconnect = Some(trials.disconnect(&first, findings.sync.as_ref()).await?);
     if plan.target.can_stop() {
         progress("a stop".into());
         findings.stop = Some(trials.stop(&first).await?);
@@ -137,7 +137,7 @@ impl Trials<'_> {
         let took = a.opened.elapsed();
         let took = a.end().map_or(took, |(_, at)| at.duration_since(a.opened));
         let ended = ended && !matches!(a.end(), Some((End::Enough, _)));
-        let first = First { events: units.len(), took, ended, ids: distinct_ids(&units) };
+        let first = First { events: units.len(), took, ended, ids: distinct_ids(&units), keys: keys(&units) };
         findings.first = Some(first.clone());
         Ok(first)
     }
@@ -271,7 +271,7 @@ impl Trials<'_> {
             }
         };
         let end = again.end();
-        let mut after = again.units();
+        let mut after = first.own(again.units());
         if let Some((key, at)) = going_on {
             let reached = after.iter().position(|unit| unit.key == key && unit.at + SOON >= at);
             after.truncate(reached.map_or(after.len(), |i| i + 1));
@@ -313,7 +313,8 @@ impl Trials<'_> {
                 } else {
                     "the uncut observer saw another stream, so there was nothing to compare with"
                 };
-                finding(Some(survived), how, Fidelity::Untested(why.into()))
+                // Beside another stream, what came after the return may be a third.
+                finding(reference.is_empty().then_some(survived), how, Fidelity::Untested(why.into()))
             }
         }
     }

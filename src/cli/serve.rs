@@ -2,10 +2,10 @@
 
 use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 use tracing_subscriber::EnvFilter;
 
-use super::{duration, output};
+use super::{duration, output, pause};
 use crate::{
     config::{Auth, Config, Cors, DEFAULT_PORT, Drain, Limits, Quotas},
     otlp, rules,
@@ -16,8 +16,15 @@ const AUTH: &str = "Who may do what";
 const BROWSERS: &str = "Browsers";
 const QUOTAS: &str = "Limits that count (on each replica; 0: none)";
 
+const CODES: &str = "Exit codes: 0 told to stop (SIGTERM, Ctrl-C), 1 failed, or told to stop twice, 2 wrong usage.";
+
+fn at_least(least: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(least..)
+}
+
 /// The gateway's arguments.
 #[derive(Debug, Args)]
+#[command(after_help = CODES)]
 pub struct ServeArgs {
     /// Where to listen
     #[arg(long, env = "MOORLINE_LISTEN", value_name = "ADDR:PORT",
@@ -132,15 +139,15 @@ pub struct ServeArgs {
     max_entries: u64,
 
     /// The largest event, in bytes
-    #[arg(long, env = "MOORLINE_MAX_EVENT_BYTES", default_value_t = Limits::default().event_bytes, value_name = "N",
+    #[arg(long, env = "MOORLINE_MAX_EVENT_BYTES", value_parser = at_least(1), default_value_t = Limits::default().event_bytes, value_name = "N",
           help_heading = "Limits")]
     max_event_bytes: usize,
     /// The largest body that is not a stream, in bytes
-    #[arg(long, env = "MOORLINE_MAX_BODY_BYTES", default_value_t = Limits::default().body_bytes, value_name = "N",
+    #[arg(long, env = "MOORLINE_MAX_BODY_BYTES", value_parser = at_least(1), default_value_t = Limits::default().body_bytes, value_name = "N",
           help_heading = "Limits")]
     max_body_bytes: usize,
     /// The most events in one JSON array
-    #[arg(long, env = "MOORLINE_MAX_BATCH_EVENTS", default_value_t = Limits::default().batch_events, value_name = "N",
+    #[arg(long, env = "MOORLINE_MAX_BATCH_EVENTS", value_parser = at_least(1), default_value_t = Limits::default().batch_events, value_name = "N",
           help_heading = "Limits")]
     max_batch_events: usize,
     /// How long a body may be silent in the middle of an event
@@ -156,11 +163,11 @@ pub struct ServeArgs {
           help_heading = "Limits")]
     idle_timeout: Duration,
     /// The largest request head, in bytes (at least 8192)
-    #[arg(long, env = "MOORLINE_MAX_HEAD_BYTES", default_value_t = Limits::default().head_bytes, value_name = "N",
+    #[arg(long, env = "MOORLINE_MAX_HEAD_BYTES", value_parser = at_least(8192), default_value_t = Limits::default().head_bytes, value_name = "N",
           help_heading = "Limits")]
     max_head_bytes: usize,
     /// The pause between heartbeat comments on a stream
-    #[arg(long, env = "MOORLINE_HEARTBEAT", default_value = "15s", value_parser = duration, value_name = "TIME",
+    #[arg(long, env = "MOORLINE_HEARTBEAT", default_value = "15s", value_parser = pause, value_name = "TIME",
           help_heading = "Limits")]
     heartbeat: Duration,
     /// A client that takes nothing for so long is cut (it can resume)
@@ -288,6 +295,14 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         }
     };
     let config = args.config();
+    let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    if config.auth.is_none() && (given(&args.auth_audience) || given(&args.auth_issuer)) {
+        output::notice(format_args!(
+            "error: --auth-audience and --auth-issuer are looked for in tokens, and without a key nobody is asked for one; \
+             see --auth-secret-file"
+        ));
+        return ExitCode::from(2);
+    }
     if config.auth.is_none() && !args.listen.ip().is_loopback() && !args.insecure_no_auth {
         output::notice(format_args!(
             "error: {} can be reached from other machines, and nobody has to show a token. Ask for tokens (see \

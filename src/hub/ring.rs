@@ -101,9 +101,8 @@ impl Ring {
         }
     }
 
-    /// A repair could not read.
-    pub fn failed(&mut self, error: StoreError) {
-        let since = self.trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+    /// A repair has not been able to read since then.
+    pub fn failed(&mut self, since: Instant, error: StoreError) {
         self.trouble = Some((since, error));
     }
 
@@ -126,11 +125,8 @@ impl Ring {
                 Repair::No
             }
             State::Whole => {
-                if self.apply(first, payloads) {
-                    Repair::No
-                } else {
-                    self.repair(true)
-                }
+                self.heard = Some(Instant::now());
+                if self.apply(first, payloads) { Repair::No } else { self.repair(true) }
             }
         }
     }
@@ -260,7 +256,7 @@ impl Ring {
     }
 
     fn append(&mut self, id: EntryId, payload: &[u8]) {
-        (self.tail, self.heard) = (id, Some(Instant::now()));
+        self.tail = id;
         self.bytes += payload.len();
         self.entries.push_back(Item::new(id, payload));
         while self.entries.len() > ENTRIES_MAX || (self.bytes > BYTES_MAX && self.entries.len() > 1) {
@@ -438,13 +434,8 @@ mod tests {
     fn trouble_lasts_until_something_is_read() {
         let mut ring = whole(&[(4, 1)]);
         assert_eq!(ring.doubt(), Repair::Start);
-        for _ in 0..2 {
-            ring.failed(StoreError::Unavailable("away".into()));
-        }
+        ring.failed(Instant::now(), StoreError::Unavailable("away".into()));
         assert!(ring.trouble(Duration::ZERO).is_some() && ring.trouble(QUIET).is_none());
-        ring.trouble = ring.trouble.take().and_then(|(since, error)| Some((since.checked_sub(QUIET)?, error)));
-        ring.failed(StoreError::Unavailable("still away".into()));
-        assert!(ring.trouble(QUIET).is_some(), "it counts from the first");
         assert!(ring.mended(From::After(id(4, 1)), page(&[(4, 1)])));
         assert!(ring.trouble(Duration::ZERO).is_none());
     }

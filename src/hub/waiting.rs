@@ -69,11 +69,11 @@ impl Waiter {
     fn serve(&self, looks: &mut Looks<'_>) -> bool {
         let mut place = lock(&self.place);
         while !place.over {
-            let given_up = looks.given_up;
+            let ring = looks.ring;
             let taken = looks.at(place.cursor, place.epoch);
             place.over = match (taken, &self.outlet) {
                 (Taken::UpToDate { closed: false }, Some(_)) => return true,
-                (Taken::Wait, Some(_)) if !given_up => return true,
+                (Taken::Wait, Some(_)) if lock(ring).trouble(GIVE_UP).is_none() => return true,
                 (Taken::Entries(items), Some(outlet)) => {
                     place.cursor = items.last().map_or(place.cursor, |last| last.id);
                     !outlet.take(items)
@@ -96,8 +96,6 @@ impl Waiter {
 struct Looks<'a> {
     ring: &'a Mutex<Ring>,
     known: Vec<(EntryId, u64, Taken)>,
-    /// The store could not be read for too long.
-    given_up: bool,
 }
 
 impl Looks<'_> {
@@ -193,8 +191,7 @@ impl Live {
     /// Serves a crowd. `false`: there is more news for it.
     fn serve(&self, lane: Lane, crowd: &mut Crowd) -> bool {
         let feed = self.feed(lane);
-        let given_up = lock(&feed.ring).trouble(GIVE_UP).is_some();
-        let mut looks = Looks { ring: &feed.ring, known: Vec::new(), given_up };
+        let mut looks = Looks { ring: &feed.ring, known: Vec::new() };
         crowd.waiters.retain(|waiter| waiter.serve(&mut looks));
         feed.waiting.back(crowd)
     }
@@ -205,15 +202,16 @@ mod tests {
     use std::{
         sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
         task::Wake,
+        time::Instant,
     };
 
     use super::*;
     use crate::{
         event::{Defaults, Event},
-        hub::{Follower, Hub, Start, Update},
+        hub::{Follower, Hub, Start, Update, ring::Repair},
         id::Name,
         rules::{Action, Append, Limits},
-        store::{Retention, memory::MemoryStore},
+        store::{Retention, StoreError, memory::MemoryStore},
         writer::Writers,
     };
 
@@ -292,6 +290,32 @@ mod tests {
         match follower.next().await.unwrap() {
             Update::Entries(items) => assert_eq!(items.iter().map(|item| item.id.n).collect::<Vec<_>>(), [8]),
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_gives_up_a_store_that_can_t_be_read_for_too_long() {
+        let (world, inbox) = (World::new(), Arc::new(Inbox::default()));
+        world.append().await;
+        let mut follower = world.follower(&inbox).await;
+        let live = lock(&world.hub.live)[&world.session].clone();
+        let ring = &live.feed(Lane::Events).ring;
+        let mut context = Context::from_waker(Waker::noop());
+        let mut next = Box::pin(follower.next());
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        // A repair that nobody makes here.
+        assert_eq!(lock(ring).doubt(), Repair::Start);
+        let ago = |time| Instant::now().checked_sub(time).unwrap();
+        for (since, over) in [(ago(GIVE_UP / 2), false), (ago(GIVE_UP), true)] {
+            lock(ring).failed(since, StoreError::Unavailable("away".into()));
+            live.news(Lane::Events);
+            assert_eq!(
+                next.as_mut().poll(&mut context).map(|update| update.is_err()),
+                match over {
+                    true => Poll::Ready(true),
+                    false => Poll::Pending,
+                }
+            );
         }
     }
 

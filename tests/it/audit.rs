@@ -161,3 +161,20 @@ fn a_session_that_is_there_is_only_watched() {
     let shown = gateway.run(&["sessions", "show", &session], "");
     assert!(shown.stdout.contains("runs: none") && !shown.stdout.contains("audit"), "{shown:?}");
 }
+
+/// What it has is no news, and nothing else comes.
+#[test]
+fn a_quiet_session_is_not_passed() {
+    let gateway = Gateway::start();
+    for events in [1, 30] {
+        let session = crate::support::unique("s");
+        let lines: String = (0..events).map(|n| format!("\"word {n}\"\n")).collect();
+        let published = gateway.run(&["publish", &session, "--type", "token"], &lines);
+        assert_eq!(published.code, 0, "{published:?}");
+        let found = audit(&[gateway.url(), "--session", &session, "--trials", "1", "--watch", "2s"]);
+        assert_eq!(found.code, 3, "{}\n{}", found.stdout, found.stderr);
+        for id in ["resilience", "fidelity", "sync", "control"] {
+            found.card().is(id, "not_tested");
+        }
+    }
+}

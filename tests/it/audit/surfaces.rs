@@ -10,6 +10,9 @@ fn each_connection_with_a_stream_of_its_own_is_told_from_a_shared_one() {
     let found = audit(&[&endpoint.url("/private"), "--trials", "1"]);
     let card = found.card();
     assert_eq!(card.is("sync", "fail")["share"], 0.0);
+    // Another stream after a return is no survival, and says nothing of the one before.
+    card.is("resilience", "not_tested");
+    assert_eq!(card.is("control", "not_tested")["checks"][0]["status"], "not_tested");
     card.verdict("trapped");
 }
 

@@ -106,6 +106,9 @@ fn without_tokens_only_loopback_is_listened_on() {
     let refused = moorline(&["serve", "--listen", "0.0.0.0:0"], "");
     assert_eq!(refused.code, 2);
     assert!(refused.stderr.contains("--auth-secret-file"), "{refused:?}");
+    let keyless = moorline(&["serve", "--listen", "127.0.0.1:0", "--auth-audience", "us"], "");
+    assert_eq!(keyless.code, 2);
+    assert!(keyless.stderr.contains("--auth-secret-file"), "{keyless:?}");
     let guarded = Gateway::start_on("0.0.0.0:0", &["--auth-secret-file", &secret]);
     assert!(guarded.log().contains("tokens"), "{}", guarded.log());
     let unreadable = moorline(&["serve", "--listen", "127.0.0.1:0", "--auth-secret-file", &unique("/nowhere/")], "");
