@@ -103,12 +103,10 @@ pub enum Reply {
 /// Everything that a batch of actions writes.
 #[derive(Debug)]
 pub struct Effects {
-    /// What to append: one part for what was due, one for each accepted action that appends.
+    /// What to append: one part for what was due, one for each accepted action that appends or renews a lease.
     pub parts: Vec<Part>,
     /// The commands among it, in order.
     pub issued: Vec<Name>,
-    /// Runs whose lease is renewed.
-    pub touch: Vec<Name>,
     /// Runs that were judged lost, and when they had last been touched.
     pub untouched: Vec<(Name, Ms)>,
     /// Whether a deadline was judged as passed.
@@ -124,7 +122,6 @@ impl Default for Effects {
         Effects {
             parts: Vec::new(),
             issued: Vec::new(),
-            touch: Vec::new(),
             untouched: Vec::new(),
             judged: false,
             before: Ms::MAX,
@@ -173,14 +170,14 @@ pub fn apply(control: &mut Control, now: Ms, action: &Action, effects: &mut Effe
     let mut part = Part::default();
     let reply = match action {
         Action::Append(append) => {
-            let stopping = runs::append(control, now, append, effects)?;
+            let stopping = runs::append(control, now, append, &mut part, effects)?;
             part.producer = append.producer.clone();
             part.events = append.events.iter().map(|event| event.payload.clone()).collect();
             Reply::Appended(stopping)
         }
         Action::Command(request) => commands::issue(control, now, request, &mut part, effects)?,
-        Action::Outcome(request) => commands::report(control, now, request, &mut part, effects)?,
-        Action::Start(request) => runs::start(control, now, request, &mut part, effects)?,
+        Action::Outcome(request) => commands::report(control, now, request, &mut part)?,
+        Action::Start(request) => runs::start(control, now, request, &mut part)?,
         Action::End { run, attempt, status, reason, speaker } => {
             runs::speaks_for(control, run, speaker.as_ref())?;
             runs::live(control, run, *attempt)?;
@@ -191,10 +188,10 @@ pub fn apply(control: &mut Control, now: Ms, action: &Action, effects: &mut Effe
             runs::speaks_for(control, run, speaker.as_ref())?;
             runs::live(control, run, *attempt)?;
             control.touch(run, now);
-            effects.touch.push(run.clone());
+            part.touch.push(run.clone());
             Reply::Run(runs::view(control, run, now))
         }
-        Action::Approval(request) => approvals::request(control, now, request, &mut part, effects)?,
+        Action::Approval(request) => approvals::request(control, now, request, &mut part)?,
         Action::Close if closed => Reply::Done,
         Action::Close => {
             close(control, now, &mut part);
@@ -203,7 +200,7 @@ pub fn apply(control: &mut Control, now: Ms, action: &Action, effects: &mut Effe
         }
         Action::Tick => Reply::Done,
     };
-    if part.producer.is_some() || !part.events.is_empty() || !part.commands.is_empty() {
+    if part.producer.is_some() || !(part.events.is_empty() && part.commands.is_empty() && part.touch.is_empty()) {
         effects.parts.push(part);
     }
     Ok(reply)

@@ -125,8 +125,6 @@ pub struct Commit {
     pub version: Option<Version>,
     /// The times for which the decision holds.
     pub window: Window,
-    /// Runs whose lease this commit renews, to the store's time.
-    pub touch: Vec<Name>,
     /// Runs that must not have been touched after the time that the committer saw.
     pub untouched: Vec<(Name, Ms)>,
     /// Records of the control state to write (`Some`, not empty) or to drop (`None`), by key. The last change of a key
@@ -137,14 +135,14 @@ pub struct Commit {
     pub issued: Vec<String>,
     /// The session is closed by this commit.
     pub closes: bool,
-    /// Entries to append, in order. Each part succeeds or is refused by itself as far as producers are concerned.
+    /// What to append, in order. Each part succeeds or is refused by itself as far as producers are concerned.
     pub parts: Vec<Part>,
 }
 
 impl Commit {
     /// Refuses a commit that may begin a session or change its control state, and brings no version for it.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        let begins = self.expect.is_none() && !(self.touch.is_empty() && self.parts.is_empty());
+        let begins = self.expect.is_none() && !self.parts.is_empty();
         if self.version.is_none() && (begins || self.closes || !self.changes.is_empty()) {
             return Err(StoreError::Fault("a commit came without the version it needs".into()));
         }
@@ -167,7 +165,7 @@ impl Default for Window {
     }
 }
 
-/// The entries of one request.
+/// What one request writes to the log, and whose sign of life it is.
 #[derive(Debug, Clone, Default)]
 pub struct Part {
     /// Makes the events idempotent.
@@ -176,6 +174,8 @@ pub struct Part {
     pub events: Vec<Bytes>,
     /// Payloads for the commands lane.
     pub commands: Vec<Bytes>,
+    /// Runs whose lease this renews, to the store's time, unless the part is refused.
+    pub touch: Vec<Name>,
 }
 
 /// Numbers the events of a part, so that each is stored once however often it is sent.
@@ -201,6 +201,13 @@ pub enum Outcome {
     },
     /// Nothing happened: the decision was made on another state or for another time.
     Conflict(Snapshot),
+}
+
+impl Parted {
+    /// What it asks for is in the log, now or since before.
+    pub fn is_stored(&self) -> bool {
+        matches!(self, Parted::Appended { .. } | Parted::Duplicate(_))
+    }
 }
 
 /// What became of a part.

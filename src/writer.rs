@@ -211,8 +211,9 @@ impl Writers {
                 Ok(Outcome::Committed { now, parts }) => {
                     METRICS.committed(&decided.commit, &parts);
                     copy.settle(&decided, now, &parts);
+                    let sure = decided.renews_as_decided(&parts);
                     answer(batch, decided, &mut copy.control, now, parts);
-                    return Some(copy);
+                    return sure.then_some(copy);
                 }
                 Ok(Outcome::Conflict(snapshot)) => {
                     METRICS.conflicts.add(1);
@@ -349,7 +350,7 @@ impl Copy {
         for (id, entry) in decided.issued.iter().zip(ids) {
             self.control.set_entry(id, entry);
         }
-        for run in &commit.touch {
+        for run in commit.parts.iter().flat_map(|part| &part.touch) {
             self.control.touch(run, now);
         }
     }
@@ -361,6 +362,13 @@ struct Decided {
     issued: Vec<Name>,
     /// For each action of the batch: what the rules say, and which part is its own.
     verdicts: Vec<(Result<Reply, Refusal>, Option<usize>)>,
+}
+
+impl Decided {
+    /// Whether no part was refused that was to renew a lease: the copy of the control state believes that it did.
+    fn renews_as_decided(&self, parts: &[Parted]) -> bool {
+        self.commit.parts.iter().zip(parts).all(|(part, parted)| part.touch.is_empty() || parted.is_stored())
+    }
 }
 
 fn decide(copy: &mut Copy, batch: &[Waiting], versions: &Versions) -> Decided {
@@ -394,7 +402,6 @@ fn decide(copy: &mut Copy, batch: &[Waiting], versions: &Versions) -> Decided {
         expect: copy.version.clone(),
         version: needed.then(|| versions.fresh()),
         window,
-        touch: effects.touch,
         untouched: effects.untouched,
         changes,
         issued: effects.issued.iter().map(command_key).collect(),

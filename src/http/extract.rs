@@ -70,6 +70,10 @@ pub enum BodyKind {
 
 /// The kind of a request's body.
 pub fn body_kind(headers: &HeaderMap) -> Result<BodyKind, Problem> {
+    if let Some(coding) = headers.get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+        let detail = format!("the body is encoded as {coding:?}; send it as it is, without Content-Encoding");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    }
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();
     let is = |kind: &str| essence.eq_ignore_ascii_case(kind);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use super::{Control, Effects, Refusal, Reply, entries, runs};
+use super::{Control, Refusal, Reply, entries, runs};
 use crate::{
     id::{Ms, Name},
     store::Part,
@@ -92,13 +92,7 @@ pub struct Decision {
 }
 
 /// An agent asks.
-pub fn request(
-    control: &mut Control,
-    now: Ms,
-    request: &ApprovalRequest,
-    part: &mut Part,
-    effects: &mut Effects,
-) -> Result<Reply, Refusal> {
+pub fn request(control: &mut Control, now: Ms, request: &ApprovalRequest, part: &mut Part) -> Result<Reply, Refusal> {
     let id = &request.approval;
     let expires = request.expires_ms.map(|ms| runs::in_range("expires_ms", ms, 1, EXPIRY_MAX)).transpose()?;
     let expires = expires.unwrap_or(EXPIRY_DEFAULT);
@@ -125,7 +119,7 @@ pub fn request(
     };
     control.set_approval(id, approval);
     // A sign of life of the run's agent.
-    effects.touch.extend(request.run.clone());
+    part.touch.extend(request.run.clone());
     Ok(Reply::Done)
 }
 

@@ -85,6 +85,9 @@ pub struct Command {
     /// Of a stop: how many of the runs that it stopped have not ended yet. Each of them names the command.
     #[serde(skip_serializing_if = "none", default)]
     pub waits_for: usize,
+    /// Of a stop: it is for all that descends from its run, too.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub tree: bool,
     /// Of a stop: a run has ended because of it.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub cancelled: bool,
@@ -212,6 +215,7 @@ pub fn issue(
             expires: ttl.filter(|_| targets.is_empty()).map(|ttl| now + ttl),
             at: now,
             waits_for: targets.len(),
+            tree: stops && request.tree,
             cancelled: false,
             entry: None,
         },
@@ -316,25 +320,22 @@ fn expect(control: &mut Control, run: &Name, tree: bool, now: Ms) {
     }
 }
 
-/// A stop of a run that never started holds no longer, unless another one does.
+/// A stop of a run that never started holds no longer, unless another one does; and no further than that one.
 fn lapse(control: &mut Control, command: &Command) {
     let Some(run) = command.run.as_ref().filter(|_| command.kind == "stop") else { return };
-    let held = |c: &Command| c.status == CommandStatus::Pending && c.kind == "stop" && c.run.as_ref() == Some(run);
-    let expected = control.run(run).is_some_and(|run| run.status == RunStatus::Expected);
-    if expected && !control.commands().any(|(_, c)| held(c)) {
-        let run = run.clone();
-        control.forget_run(&run);
+    let Some(expected) = control.run(run).filter(|run| run.status == RunStatus::Expected).cloned() else { return };
+    let holds = |c: &Command| c.status == CommandStatus::Pending && c.kind == "stop" && c.run.as_ref() == Some(run);
+    let trees: Vec<_> = control.commands().filter(|(_, c)| holds(c)).map(|(_, c)| c.tree).collect();
+    let tree = trees.contains(&true);
+    if trees.is_empty() {
+        control.forget_run(run);
+    } else if expected.tree_stopped != tree {
+        control.set_run(run, Run { tree_stopped: tree, ..expected });
     }
 }
 
 /// The agent says what became of a command.
-pub fn report(
-    control: &mut Control,
-    now: Ms,
-    request: &OutcomeRequest,
-    part: &mut Part,
-    effects: &mut Effects,
-) -> Result<Reply, Refusal> {
+pub fn report(control: &mut Control, now: Ms, request: &OutcomeRequest, part: &mut Part) -> Result<Reply, Refusal> {
     let id = &request.command;
     let command = control.command(id).ok_or_else(|| Refusal::UnknownCommand(id.clone()))?;
     if command.status != CommandStatus::Pending {
@@ -354,7 +355,7 @@ pub fn report(
     }
     let command = command.clone();
     // A sign of life of the run's agent.
-    effects.touch.extend(command.run.iter().filter(|run| control.is_live(run)).cloned());
+    part.touch.extend(command.run.iter().filter(|run| control.is_live(run)).cloned());
     let outcome = if request.consumed { Outcome::Consumed } else { Outcome::Rejected };
     resolve(control, id, outcome, request.reason.as_deref(), now, part);
     if outcome == Outcome::Rejected {
@@ -633,6 +634,25 @@ mod tests {
         scene.start("top").unwrap();
         scene.start_with("child", |request| request.parent = Some(name("top"))).unwrap();
         assert_eq!((scene.status("top"), scene.status("child")), ("cancelled", "cancelled"));
+    }
+
+    #[test]
+    fn a_tree_stop_that_lapses_leaves_a_plain_one_plain() {
+        let mut scene = Scene::new();
+        scene.stop("top", 0).unwrap();
+        scene.stop_tree("top", 0).unwrap();
+        scene.report("c2", false).unwrap();
+        scene.start("top").unwrap();
+        scene.start_with("child", |request| request.parent = Some(name("top"))).unwrap();
+        assert_eq!((scene.status("top"), scene.status("child")), ("cancelled", "running"));
+
+        // The other way round the tree stays stopped.
+        scene.stop("other", 0).unwrap();
+        scene.stop_tree("other", 0).unwrap();
+        scene.report("c3", false).unwrap();
+        scene.start("other").unwrap();
+        scene.start_with("below", |request| request.parent = Some(name("other"))).unwrap();
+        assert_eq!((scene.status("other"), scene.status("below")), ("cancelled", "cancelled"));
     }
 
     #[test]

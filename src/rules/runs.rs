@@ -210,13 +210,7 @@ pub fn in_range(what: &'static str, given: i64, min: Ms, max: Ms) -> Result<Ms, 
 }
 
 /// Starts a run.
-pub fn start(
-    control: &mut Control,
-    now: Ms,
-    request: &RunRequest,
-    part: &mut Part,
-    effects: &mut Effects,
-) -> Result<Reply, Refusal> {
+pub fn start(control: &mut Control, now: Ms, request: &RunRequest, part: &mut Part) -> Result<Reply, Refusal> {
     let name = &request.run;
     let lease = request.lease_ms.map(|ms| in_range("lease_ms", ms, LEASE_MIN, LEASE_MAX)).transpose()?;
     if let Some(parent) = &request.parent {
@@ -269,7 +263,7 @@ pub fn start(
     let stopped = run.tree_stopped || stopped_above(control, run.parent.as_ref());
     control.set_run(name, run);
     control.touch(name, now);
-    effects.touch.push(name.clone());
+    part.touch.push(name.clone());
 
     if let Some(until) = until {
         stopping(control, name, until, now, None, part);
@@ -341,11 +335,18 @@ pub fn speaks_for(control: &Control, name: &Name, speaker: Option<&Name>) -> Res
     }
 }
 
-/// Checks that every event's run may still write, and renews leases. Gives the runs that are asked to stop.
+/// Checks that every event's run may still write, and renews leases, if the events are taken. Gives the runs that are
+/// asked to stop.
 ///
 /// A request that says which attempt it comes from is refused where there is no such run: it was written for a session
 /// that is gone.
-pub fn append(control: &mut Control, now: Ms, append: &Append, effects: &mut Effects) -> Result<Vec<RunView>, Refusal> {
+pub fn append(
+    control: &mut Control,
+    now: Ms,
+    append: &Append,
+    part: &mut Part,
+    effects: &mut Effects,
+) -> Result<Vec<RunView>, Refusal> {
     // All events of a request have the same sender.
     let speaker = append.events.first().filter(|event| event.bound).and_then(|event| event.agent.as_ref());
     if let Some(run) = &append.run {
@@ -378,11 +379,13 @@ pub fn append(control: &mut Control, now: Ms, append: &Append, effects: &mut Eff
         // A tenth of the lease is precise enough, and most appends then write nothing but their entry. The time is
         // reckoned: should it lag behind the store's, twice that is still precise enough, and no more.
         let touched = control.touched(name);
-        if touched + lease / 10 > now {
-            effects.before = effects.before.min(touched + lease / 5);
-        } else if !effects.touch.contains(name) {
+        // Another part of this commit renews it; but that one may be refused.
+        let renewed = || effects.parts.iter().any(|part| part.touch.contains(name));
+        if touched + lease / 10 <= now || renewed() {
             control.touch(name, now);
-            effects.touch.push(name.clone());
+            part.touch.push(name.clone());
+        } else {
+            effects.before = effects.before.min(touched + lease / 5);
         }
         if asked {
             stopping.push(view(control, name, now));

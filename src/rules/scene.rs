@@ -46,7 +46,7 @@ impl Scene {
             self.events.extend(part.events.iter().map(read));
             self.commands.extend(part.commands.iter().map(read));
         }
-        for run in &effects.touch {
+        for run in effects.parts.iter().flat_map(|part| &part.touch) {
             self.control.touch(run, self.now);
         }
         assert!(self.control.next_due().is_none_or(|(at, _)| at > self.now), "what is due has been judged");

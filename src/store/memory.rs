@@ -247,6 +247,7 @@ impl Store for MemoryStore {
         let mut wrote = !commit.changes.is_empty() || commit.closes;
         let mut parted = Vec::with_capacity(commit.parts.len());
         let mut appended: [Vec<Bytes>; 2] = Default::default();
+        let mut touched = Vec::new();
         let first = session.lanes.each_ref().map(Log::next);
         let next = |lane: Lane, appended: &[Vec<Bytes>; 2]| first[lane.index()] + appended[lane.index()].len() as u64;
         for part in &commit.parts {
@@ -255,6 +256,9 @@ impl Store for MemoryStore {
                 match admit(&session.producers, producer, part.events.len()) {
                     Admitted::From(skip) => skipped = skip,
                     Admitted::Refused(refused) => {
+                        if refused.is_stored() {
+                            touched.extend(&part.touch);
+                        }
                         parted.push(refused);
                         continue;
                     }
@@ -271,9 +275,10 @@ impl Store for MemoryStore {
             });
             appended[Lane::Events.index()].extend_from_slice(&part.events[skipped..]);
             appended[Lane::Commands.index()].extend_from_slice(&part.commands);
+            touched.extend(&part.touch);
             wrote = true;
         }
-        for run in &commit.touch {
+        for run in touched {
             session.touched.insert(run.clone(), now);
             wrote = true;
         }

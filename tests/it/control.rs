@@ -30,6 +30,7 @@ on_both_stores!(
     a_silent_run_is_seen_lost_within_a_second_of_its_lease,
     a_lease_that_nobody_watches_is_judged_at_the_next_touch,
     what_an_agent_sends_keeps_its_run_alive,
+    what_is_refused_keeps_no_run_alive,
     a_zombie_is_refused_after_a_takeover,
     sub_agents_write_for_themselves_and_are_told_apart,
     a_retried_start_is_told_of_the_live_run,
@@ -374,6 +375,26 @@ async fn what_an_agent_sends_keeps_its_run_alive(backend: Backend) {
     assert_eq!(about(&session, "appends").await, ["started"]);
     assert_eq!(about(&session, "beats").await, ["started"]);
     assert_eq!(stream.until("run.ended").await.json["data"]["status"], "lost");
+}
+
+async fn what_is_refused_keeps_no_run_alive(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    let numbered = |epoch: u32, seq: u32| {
+        let request = session.http.post(session.url("/events?run=r")).json(&json!({"data": 1}));
+        answer(request.header("producer-id", "p").header("producer-epoch", epoch).header("producer-seq", seq))
+    };
+    start(&session, json!({"run": "r", "lease_ms": 500})).await;
+    numbered(1, 0).await.is(201);
+    // The old life of the producer goes on and on; so does one that has lost count.
+    eventually("the run is lost", || async {
+        assert_eq!(numbered(1, 7).await.status, 409);
+        let refused = numbered(0, 1).await;
+        assert!(matches!(refused.status, 403 | 409), "{refused:?}");
+        (refused.json()["code"] == "run_ended").then_some(())
+    })
+    .await;
+    assert_eq!(ended(&session, "r").await, "lost");
 }
 
 async fn a_zombie_is_refused_after_a_takeover(backend: Backend) {

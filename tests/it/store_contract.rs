@@ -97,6 +97,11 @@ pub fn commands(payloads: &[&str]) -> Part {
     Part { commands: bytes(payloads), ..Part::default() }
 }
 
+/// A part that is nothing but a sign of life of these runs.
+pub fn touches(runs: &[&str]) -> Part {
+    Part { touch: runs.iter().map(|run| name(run)).collect(), ..Part::default() }
+}
+
 /// A change of a record, for [`Commit::changes`].
 pub fn record(key: &str, value: &str) -> (String, Option<Bytes>) {
     (key.into(), Some(Bytes::copy_from_slice(value.as_bytes())))
@@ -147,6 +152,12 @@ impl Session {
                 Outcome::Conflict(snapshot) => commit.expect = snapshot.state.map(|state| state.version),
             }
         }
+    }
+
+    /// Until the session's time has moved on.
+    pub async fn a_millisecond_later(&self) {
+        let before = self.stat().await.map(|stat| stat.snapshot.now);
+        while self.stat().await.map(|stat| stat.snapshot.now) == before {}
     }
 
     /// Appends events in one commit and gives their ids.

@@ -188,7 +188,12 @@ async fn run(store: &dyn Store, versions: &Versions, steps: Vec<Step>) -> Result
                         for (events, commands) in parts {
                             let (events, commands) = (model.payloads(events), model.payloads(commands));
                             let bytes = |texts: &[String]| texts.iter().map(|t| t.clone().into()).collect();
-                            let part = Part { producer: None, events: bytes(&events), commands: bytes(&commands) };
+                            let part = Part {
+                                producer: None,
+                                events: bytes(&events),
+                                commands: bytes(&commands),
+                                touch: Vec::new(),
+                            };
                             commit.parts.push(part);
                             payloads[0].extend(events);
                             payloads[1].extend(commands);

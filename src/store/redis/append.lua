@@ -1,6 +1,7 @@
 -- The commits that there are most of: events, with nothing else to decide. One call takes those of many sessions. Does for
 -- each what commit.lua would do, in a third of its time, and leaves what it is not made for to commit.lua: another
--- state, a ttl to renew, a clock that went back, a producer that is new or does not go on where it stopped.
+-- state, a ttl to renew, a lane that is gone (Redis evicted it), a clock that went back, a producer that is new or does not
+-- go on where it stopped.
 --
 -- KEYS  for each commit: meta (hash), events (stream)
 -- ARGV  1 renews the ttl ('1')  2 cap (entries)  3 largest push (bytes)
@@ -17,10 +18,11 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local now_text = format('%d', now)
 local stem = now_text .. '-' -- of every id of this call
 
--- Appends the payloads ARGV[from], ..., ARGV[to] as the entries n + 1, n + 2, ... Gives the last id, and the bytes of the
--- payloads. Besides XADD, most of what an event of a batch costs is the text of its id: a number is printed once in a hundred,
--- and the ids of that hundred differ from it in two digits. The lane is trimmed every hundred entries, as many as a node of
--- a stream has, and at the last one: each XADD trims a bounded number, and one for a batch might not keep up.
+-- Appends the payloads ARGV[from], ..., ARGV[to] as the entries n + 1, n + 2, ... to a lane that is there. Gives the last
+-- id, and the bytes of the payloads; nothing where there is no lane. Besides XADD, most of what an event of a batch costs
+-- is the text of its id: a number is printed once in a hundred, and the ids of that hundred differ from it in two digits.
+-- The lane is trimmed every hundred entries, as many as a node of a stream has, and at the last one: each XADD trims a
+-- bounded number, and one for a batch might not keep up.
 local two = {} -- '00' to '99', those that were needed
 local function append_all(events, n, from, to)
   local id, hundreds, size = nil, nil, 0
@@ -40,7 +42,9 @@ local function append_all(events, n, from, to)
     end
     local payload = ARGV[at]
     size = size + #payload
-    if at == to or rest == 0 then
+    if at == from then
+      if not call('XADD', events, 'NOMKSTREAM', id, 'p', payload) then return end
+    elseif at == to or rest == 0 then
       call('XADD', events, 'MAXLEN', '~', cap, id, 'p', payload)
     else
       call('XADD', events, id, 'p', payload)
@@ -81,11 +85,12 @@ local function append(meta, events, at)
   local first, count = stem .. format('%d', n + 1), ARGV[at + 2]
   local last, push, size = first, ARGV[at + 3], nil
   if count == '1' then
-    call('XADD', events, 'MAXLEN', '~', cap, first, 'p', push)
+    if not call('XADD', events, 'NOMKSTREAM', 'MAXLEN', '~', cap, first, 'p', push) then return '' end
     size = #push
   else
     local final = at + 2 + count
     last, size = append_all(events, n, at + 3, final)
+    if not last then return '' end
     if size <= push_max then push = table.concat(ARGV, '\n', at + 3, final) end
   end
   if from then

@@ -82,7 +82,7 @@ impl Appender {
             events: keys.lane(session, Lane::Events),
             version: version.clone(),
             window: commit.window,
-            touch: commit.touch.first().cloned(),
+            touch: commit.parts.iter().find_map(|part| part.touch.first()).cloned(),
             producer: commit.parts[0].producer.clone(),
             payloads: commit.parts.iter().flat_map(|part| &part.events).cloned().collect(),
             done,
@@ -97,8 +97,10 @@ impl Appender {
 /// The version on which a commit is decided that appends events, may renew the lease of one run, and does nothing else.
 /// Numbered events only come alone: what becomes of a part must not depend on another one.
 fn plain(commit: &Commit) -> Option<&Version> {
-    let Commit { expect, touch, untouched, changes, issued, closes, parts, version: _, window: _ } = commit;
-    let plain = touch.len() <= 1
+    let Commit { expect, untouched, changes, issued, closes, parts, version: _, window: _ } = commit;
+    let mut touched = parts.iter().flat_map(|part| &part.touch);
+    let first = touched.next();
+    let plain = touched.all(|run| Some(run) == first)
         && untouched.is_empty()
         && changes.is_empty()
         && issued.is_empty()

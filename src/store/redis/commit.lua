@@ -4,8 +4,9 @@
 -- ARGV  1 channel  2 expected version ('' = no session)  3 version from now on
 --       4 not before (ms)  5 before (ms, '' = ever)  6 ttl (ms, 0 = keep)  7 cap (entries)  8 largest push (bytes)  9 closes ('1')
 --       then, each led by its count:
---       untouched: run, ms seen    touch: run    issued: key    changes: key, value ('' = drop)
---       parts: producer id ('' = none), epoch, seq, #events, #commands, payloads of events, of commands
+--       untouched: run, ms seen    issued: key    changes: key, value ('' = drop)
+--       parts: producer id ('' = none), epoch, seq, #events, #commands, #touched, runs touched, payloads of events, of
+--       commands
 --
 -- meta  v version  at created (ms)  x closed (ms)  e, c last id of the lane  t next renewal of the ttl (ms)
 --       r.<key> record   u.<run> last touched (ms)   p.<producer> "epoch next from ms n"   pn number of producers
@@ -91,10 +92,6 @@ local function flush()
   end
 end
 
-local touches = count()
-for _ = 1, touches do
-  put('u.' .. arg(), string.format('%d', now))
-end
 local issued = {} -- which command of this commit a record belongs to
 for command = 1, count() do
   issued[arg()] = command
@@ -157,10 +154,14 @@ local function begin()
   end
 end
 
+local made = false -- a stream has just come to be
 local function append(lane, payload)
   local n = after[lane] + 1
   after[lane] = n
-  redis.call('XADD', lanes[lane], 'MAXLEN', '~', cap, id(n), 'p', payload)
+  if not redis.call('XADD', lanes[lane], 'NOMKSTREAM', 'MAXLEN', '~', cap, id(n), 'p', payload) then
+    redis.call('XADD', lanes[lane], id(n), 'p', payload)
+    made = true
+  end
   local size = pushed[lane] + #payload
   pushed[lane] = size
   if size <= push_max then
@@ -178,10 +179,15 @@ if version and (parts > 1 or both) then
   redis.call('XLEN', lanes[2])
 end
 for _ = 1, parts do
-  local producer, epoch, seq, events, commands = arg(), count(), count(), count(), count()
+  local producer, epoch, seq, events, commands, touched = arg(), count(), count(), count(), count(), count()
   local skip = 0
   if producer ~= '' then
     skip = admit(producer, epoch, seq, events)
+  end
+  local refused = type(skip) == 'table' and skip[1] ~= 'duplicate'
+  for _ = 1, touched do
+    local run = arg()
+    if not refused then put('u.' .. run, string.format('%d', now)) end
   end
   if type(skip) == 'table' then
     result[#result + 1] = skip
@@ -200,7 +206,7 @@ for _ = 1, parts do
 end
 
 local changed = changes > 0 or closes
-if changed or touches > 0 then begin() end
+if changed then begin() end
 if changed and version then put('v', fresh_version) end
 if after[1] > before[1] then put('e', id(after[1])) end
 if after[2] > before[2] then put('c', id(after[2])) end
@@ -208,10 +214,7 @@ if #set == 0 and #drop == 0 then return result end
 
 -- The ttl slides, renewed at most every tenth of it; and whenever a stream has just come to be.
 local ttl = tonumber(ARGV[6])
-local renew = ttl > 0 and not (have[5] and now < tonumber(have[5]))
-for lane = 1, 2 do
-  renew = renew or (ttl > 0 and before[lane] == 0 and after[lane] > 0)
-end
+local renew = ttl > 0 and (made or not (have[5] and now < tonumber(have[5])))
 if renew then put('t', string.format('%d', now + ttl / 10)) end
 flush()
 if renew then

@@ -58,10 +58,6 @@ impl Arguments<'_> {
         for (run, seen) in &commit.untouched {
             cmd.arg(run.as_str()).arg(*seen);
         }
-        cmd.arg(commit.touch.len());
-        for run in &commit.touch {
-            cmd.arg(run.as_str());
-        }
         cmd.arg(commit.issued.len()).arg(&commit.issued);
         cmd.arg(commit.changes.len());
         for (key, value) in &commit.changes {
@@ -70,7 +66,10 @@ impl Arguments<'_> {
         cmd.arg(commit.parts.len());
         for part in &commit.parts {
             let (id, epoch, seq) = part.producer.as_ref().map_or(("", 0, 0), |p| (p.id.as_str(), p.epoch, p.seq));
-            cmd.arg(id).arg(epoch).arg(seq).arg(part.events.len()).arg(part.commands.len());
+            cmd.arg(id).arg(epoch).arg(seq).arg(part.events.len()).arg(part.commands.len()).arg(part.touch.len());
+            for run in &part.touch {
+                cmd.arg(run.as_str());
+            }
             for payload in part.events.iter().chain(&part.commands) {
                 cmd.arg(&payload[..]);
             }

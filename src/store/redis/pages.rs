@@ -1,11 +1,17 @@
 //! What is read: pages, what a session holds, where a producer stands. Each question is one transaction on a pooled
 //! connection.
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use deadpool::{
     Runtime,
-    managed::{Pool, PoolError},
+    managed::{Pool, PoolError, TimeoutType},
 };
 use redis::Pipeline;
+use tokio::sync::Notify;
 
 use super::{
     Keys, RedisConfig, commit,
@@ -24,6 +30,9 @@ use crate::{
 pub struct Pages {
     keys: Keys,
     pool: Pool<Wires>,
+    timeout: Duration,
+    /// An answer did not come in time.
+    late: Arc<Notify>,
 }
 
 impl Pages {
@@ -35,7 +44,7 @@ impl Pages {
             .create_timeout(Some(config.timeout))
             .build()
             .map_err(|error| StoreError::Fault(error.to_string()))?;
-        Ok(Pages { keys, pool })
+        Ok(Pages { keys, pool, timeout: config.timeout, late: Arc::default() })
     }
 
     /// Drops the connections that wait for a question: they may lead nowhere.
@@ -112,18 +121,32 @@ impl Pages {
 
     /// Runs commands about a session that only read, at one instant; gives their replies.
     async fn transaction(&self, session: &Name, mut commands: Pipeline) -> Result<Replies, StoreError> {
-        let (since, _step) = (std::time::Instant::now(), otlp::step("read"));
+        let (since, _step) = (Instant::now(), otlp::step("read"));
         let answer = self.transact(session, commands.atomic()).await;
         METRICS.asked(Asked::Read, since, &answer);
         answer
     }
 
     async fn transact(&self, session: &Name, commands: &Pipeline) -> Result<Replies, StoreError> {
-        let mut wire = self.pool.get().await.map_err(|error| match error {
+        let wire = tokio::select! {
+            biased;
+            wire = self.pool.get() => wire,
+            // What has waited behind a question without an answer must not wait for a row of others like it.
+            () = self.late.notified() => return Err(super::late(self.timeout)),
+        };
+        if matches!(wire, Err(PoolError::Timeout(TimeoutType::Create))) {
+            self.late.notify_waiters();
+        }
+        let mut wire = wire.map_err(|error| match error {
             PoolError::Backend(error) => error,
             other => StoreError::Unavailable(other.to_string()),
         })?;
-        let mut replies = wire.ask(&commands.get_packed_pipeline(), commands.len() + 2).await?;
+        let asked = Instant::now();
+        let replies = wire.ask(&commands.get_packed_pipeline(), commands.len() + 2).await;
+        if replies.is_err() && asked.elapsed() >= self.timeout {
+            self.late.notify_waiters();
+        }
+        let mut replies = replies?;
         // MULTI, and each command as it was queued. What refuses one of them says more than that EXEC is refused then.
         let queued = (0..=commands.len()).map(|_| replies.status()).collect::<Vec<_>>();
         match queued.into_iter().find_map(Result::err) {

@@ -229,6 +229,14 @@ async fn unknown_content_types_are_refused(backend: Backend) {
     }
     let put = scene.session.http.put(scene.session.url("/runs/new")).header("content-type", "text/plain").body("x");
     scene.refuses("PUT", crate::support::gateway::answer(put), 415, "unsupported_media_type").await;
+    for path in ["/events", "/commands"] {
+        let sent = scene.session.http.post(scene.session.url(path)).header("content-encoding", "gzip");
+        let sent = sent.header("content-type", "application/json").body(r#"{"type":"go","data":1}"#);
+        let problem = scene.refuses(path, crate::support::gateway::answer(sent), 415, "unsupported_media_type").await;
+        assert!(problem["detail"].as_str().unwrap().contains("without Content-Encoding"), "{problem}");
+    }
+    let plain = scene.session.http.post(scene.session.url("/events")).header("content-encoding", "identity");
+    crate::support::gateway::answer(plain.json(&json!({"data": 1}))).await.is(201);
     // The name of a type has no case, and may have parameters.
     let kind = "Application/JSON ; charset=utf-8";
     scene.session.post_as("/events", kind, r#"{"data":1}"#).await.is(201);

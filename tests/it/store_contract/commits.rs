@@ -93,10 +93,12 @@ fn everything() -> Commit {
     let producer = Some(Producer { id: name("p"), epoch: 0, seq: 0 });
     Commit {
         version: fresh(),
-        touch: vec![name("touched")],
         changes: vec![record("changed", "1"), ("begun".into(), None)],
         closes: true,
-        parts: vec![Part { producer, events: bytes(&["e"]), commands: bytes(&["c"]) }],
+        parts: vec![
+            Part { producer, events: bytes(&["e"]), commands: bytes(&["c"]), ..Part::default() },
+            touches(&["touched"]),
+        ],
         ..Commit::default()
     }
 }
@@ -150,7 +152,7 @@ async fn a_commit_outside_of_its_time_window_conflicts_and_changes_nothing(backe
 async fn a_commit_on_a_run_that_was_touched_meanwhile_conflicts(backend: Backend) {
     let session = backend.session().await.begun().await;
     let expect = session.version().await;
-    let touch = Commit { expect: expect.clone(), touch: vec![name("r"), name("q")], ..Commit::default() };
+    let touch = Commit { expect: expect.clone(), parts: vec![touches(&["r", "q"])], ..Commit::default() };
     let (touched, _) = committed(session.commit(touch).await);
     let before = session.all().await;
     let judged = |seen| {
@@ -168,10 +170,9 @@ async fn a_conflict_gives_the_current_control_state(backend: Backend) {
     let (created, version) = (session.append(vec![events(&["a"])]).await.0, fresh());
     let commit = Commit {
         version: version.clone(),
-        touch: vec![name("r")],
         changes: vec![record("k", "v"), record("run.r", "{}")],
         closes: true,
-        ..session.plan(vec![]).await
+        ..session.plan(vec![touches(&["r"])]).await
     };
     let (closed, _) = committed(session.commit(commit).await);
     let snapshot = conflict(session.commit(Commit::default()).await);
@@ -186,7 +187,7 @@ async fn a_conflict_gives_the_current_control_state(backend: Backend) {
 async fn appends_and_touches_keep_the_version_and_changes_replace_it(backend: Backend) {
     let session = backend.session().await.begun().await;
     let version = session.version().await;
-    let commit = Commit { touch: vec![name("r")], ..session.plan(vec![events(&["a"]), commands(&["b"])]).await };
+    let commit = session.plan(vec![events(&["a"]), commands(&["b"]), touches(&["r"])]).await;
     committed(session.commit(commit).await);
     assert_eq!(session.version().await, version);
     for commit in [
@@ -264,7 +265,7 @@ async fn a_record_of_an_issued_command_gets_the_id_of_its_entry(backend: Backend
 
 async fn a_touch_alone_creates_the_session_whole(backend: Backend) {
     let session = backend.session().await;
-    let commit = Commit { version: fresh(), touch: vec![name("r")], ..Commit::default() };
+    let commit = Commit { version: fresh(), parts: vec![touches(&["r"])], ..Commit::default() };
     let version = commit.version.clone().unwrap();
     let (now, _) = committed(session.commit(commit).await);
     let touched = vec![(name("r"), now)];
@@ -293,8 +294,8 @@ async fn a_commit_of_20_000_changes_happens_whole(backend: Backend) {
     let session = backend.session().await;
     let keys: Vec<String> = (0..20_000).map(|k| format!("{k:05}")).collect();
     let set: Vec<_> = keys.iter().map(|key| record(key, "1")).collect();
-    let touch: Vec<_> = keys.iter().map(|key| name(key)).collect();
-    committed(session.commit(Commit { changes: set, touch, ..session.plan(vec![]).await }).await);
+    let touch = Part { touch: keys.iter().map(|key| name(key)).collect(), ..Part::default() };
+    committed(session.commit(Commit { changes: set, ..session.plan(vec![touch]).await }).await);
     let state = session.state().await;
     assert_eq!(state.records.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), keys);
     assert_eq!(state.touched.len(), keys.len());

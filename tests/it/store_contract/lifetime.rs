@@ -36,7 +36,7 @@ async fn a_closed_session_says_so_everywhere(backend: Backend) {
 async fn deletion_erases_everything_once(backend: Backend) {
     let session = backend.session().await.begun().await;
     let producer = Some(Producer { id: name("p"), epoch: 3, seq: 0 });
-    session.append(vec![Part { producer, events: bytes(&["a"]), commands: bytes(&["b"]) }]).await;
+    session.append(vec![Part { producer, events: bytes(&["a"]), commands: bytes(&["b"]), ..Part::default() }]).await;
     assert!(session.delete().await);
     assert!(!session.delete().await);
     assert_eq!(session.all().await, (None, vec![], vec![]));
@@ -77,7 +77,7 @@ async fn a_session_is_gone_whole_after_its_ttl(backend: Backend) {
     let ttl = Duration::from_millis(400);
     let session = backend.session_with(retention(ttl)).await.begun().await;
     let producer = Some(Producer { id: name("p"), epoch: 0, seq: 0 });
-    let part = Part { producer, events: bytes(&["a"]), commands: bytes(&["b"]) };
+    let part = Part { producer, events: bytes(&["a"]), commands: bytes(&["b"]), ..Part::default() };
     let written = Instant::now();
     let (ms, _) = session.append(vec![part]).await;
     eventually("the session is gone", || async { session.stat().await.is_none().then_some(()) }).await;
@@ -147,4 +147,12 @@ async fn redis_every_key_of_a_session_expires_with_the_others() {
     session.append(vec![events(&["a"])]).await;
     session.append(vec![events(&["a"])]).await;
     assert!(one(expiries(&["meta", "commands", "events"])));
+
+    // A lane that Redis evicted (or somebody deleted) comes back with the time of the others.
+    for (lane, part) in [("events", events(&["b"])), ("events", events(&["c", "d"])), ("commands", commands(&["b"]))] {
+        server.cli(&["DEL", &format!("{prefix}{{{}}}:{lane}", session.name)]);
+        session.append(vec![part]).await;
+        assert!(one(expiries(&["meta", "commands", "events"])), "{lane}");
+    }
+    assert_eq!(session.payloads(Lane::Events).await, ["c", "d"]);
 }

@@ -2,7 +2,7 @@
 
 use moorline::{
     id::{EntryId, Lane},
-    store::{Commit, Part, Parted, Producer, ProducerState},
+    store::{Part, Parted, Producer, ProducerState},
 };
 
 use super::*;
@@ -19,6 +19,7 @@ promises![
     parts_of_one_producer_in_one_commit_follow_each_other,
     a_refused_part_does_not_hinder_the_others,
     numbered_events_renew_the_lease_of_their_run,
+    refused_events_renew_no_lease,
     producers_are_apart,
     a_session_holds_so_many_producers,
     resends_racing_on_several_connections_are_stored_once,
@@ -168,11 +169,35 @@ async fn a_refused_part_does_not_hinder_the_others(backend: Backend) {
 async fn numbered_events_renew_the_lease_of_their_run(backend: Backend) {
     let session = backend.session().await;
     session.send(part("p", 0, 0, &["a"])).await;
-    let plan = session.plan(vec![part("p", 0, 1, &["b", "c"])]).await;
-    let (now, parts) = committed(session.commit(Commit { touch: vec![name("r")], ..plan }).await);
+    let renewing = |part: Part| vec![Part { touch: vec![name("r")], ..part }];
+    let (now, parts) = session.append(renewing(part("p", 0, 1, &["b", "c"]))).await;
     assert_eq!(parts, [appended(2, 0)]);
     assert_eq!(session.state().await.touched, [(name("r"), now)]);
     assert_eq!(session.stands("p").await, Some((0, 3)));
+    // What is repeated renews it, too: its sender lives, and is told that all is well.
+    session.a_millisecond_later().await;
+    let (now, parts) = session.append(renewing(part("p", 0, 1, &["b", "c"]))).await;
+    assert!(matches!(parts[..], [Parted::Duplicate(_)]), "{parts:?}");
+    assert_eq!(session.state().await.touched, [(name("r"), now)]);
+}
+
+async fn refused_events_renew_no_lease(backend: Backend) {
+    let session = backend.session().await;
+    let renewing = |run: &str, part: Part| Part { touch: vec![name(run)], ..part };
+    let (before, _) = session.append(vec![renewing("r", part("p", 1, 0, &["a"]))]).await;
+    session.a_millisecond_later().await;
+    for refused in [part("p", 0, 1, &["old"]), part("p", 1, 5, &["gap"]), part("p", 2, 1, &["not at zero"])] {
+        let (_, parts) = session.append(vec![renewing("r", refused.clone())]).await;
+        assert!(!parts[0].is_stored(), "{parts:?}");
+        // Beside others, only it stands back.
+        let others = vec![renewing("r", refused), renewing("q", events(&["b"]))];
+        let (now, _) = session.append(others).await;
+        assert_eq!(session.state().await.touched, [(name("q"), now), (name("r"), before)]);
+    }
+    // Of nothing but refusals no session comes to be.
+    let other = Session::new(session.store.clone());
+    other.append(vec![renewing("r", part("p", 0, 3, &["gap"]))]).await;
+    assert!(other.stat().await.is_none());
 }
 
 async fn producers_are_apart(backend: Backend) {

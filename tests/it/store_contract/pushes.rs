@@ -66,7 +66,7 @@ async fn a_commit_is_pushed_whole_and_in_order(backend: Backend) {
 async fn only_changes_of_the_control_state_push_control(backend: Backend) {
     let session = backend.session().await.begun().await;
     let (watcher, _subscription) = session.watch().await;
-    committed(session.commit(Commit { touch: vec![name("r")], ..session.plan(vec![]).await }).await);
+    committed(session.commit(session.plan(vec![touches(&["r"])]).await).await);
     let (ms, _) = session.append(vec![events(&["a"])]).await;
     let changes = vec![("begun".into(), None)];
     committed(session.commit(Commit { changes, ..session.plan(vec![]).await }).await);
