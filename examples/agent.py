@@ -250,7 +250,12 @@ def main():
     arguments = parser.parse_args()
 
     agent = Agent(arguments.session, arguments.run, arguments.lease_ms)
-    if not agent.start():
+    try:
+        started = agent.start()
+    except (Refused, OSError, http.client.HTTPException) as error:
+        note(f"can't start {agent.run}: {error}")
+        return 1
+    if not started:
         note("the run was stopped before it started")
         return 0
     note(f"started attempt {agent.attempt} of {agent.run}")

@@ -77,9 +77,22 @@ pub enum StartError {
     /// The origins of pages can't be allowed.
     #[error(transparent)]
     Cors(#[from] http::BadCors),
+    /// The URL of Redis is none. It may hold a password, so it is not repeated.
+    #[error(
+        "--redis-url can't be understood: it takes the form redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], rediss:// for \
+         TLS, or unix:///PATH; what is special in a password has to be %-encoded"
+    )]
+    RedisUrl,
     /// The store can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl StartError {
+    /// Something was asked for that no gateway can do, here or elsewhere.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, StartError::Cors(_) | StartError::RedisUrl)
+    }
 }
 
 /// Starts a gateway: connects to its store, then listens.
@@ -88,6 +101,9 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
     let cors = config.cors.as_ref().map(http::cors).transpose()?;
     let store: Arc<dyn Store> = match &config.redis_url {
         Some(url) => {
+            if !store::redis::is_url(url) {
+                return Err(StartError::RedisUrl);
+            }
             let redis = RedisConfig {
                 tls: config.redis_tls.clone(),
                 prefix: config.redis_prefix.clone(),

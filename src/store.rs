@@ -405,7 +405,7 @@ pub enum StoreError {
     #[error("the store is not available: {0}")]
     Unavailable(String),
     /// It is written, but not as durable as asked for. It may be lost with a failover, or may stay.
-    #[error("the write is in the log, but only {confirmed} of {wanted} replicas confirm it")]
+    #[error("the write is done, but only {confirmed} of {wanted} replicas of Redis confirm it")]
     Unconfirmed {
         /// How many replicas of the store have it.
         confirmed: u32,

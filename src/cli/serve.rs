@@ -325,7 +325,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         Ok(server) => server,
         Err(error) => {
             output::notice(format_args!("error: {error}"));
-            return ExitCode::FAILURE;
+            return if error.is_usage() { ExitCode::from(2) } else { ExitCode::FAILURE };
         }
     };
     match &config.redis_url {

@@ -78,6 +78,11 @@ impl RedisConfig {
     }
 }
 
+/// Whether this leads to a Redis, by its form.
+pub fn is_url(url: &str) -> bool {
+    url.into_connection_info().is_ok()
+}
+
 /// Sessions in Redis.
 pub struct RedisStore {
     keys: Keys,

@@ -187,10 +187,18 @@ fn wrong_usage_is_2_and_a_gateway_that_is_not_there_1_with_advice() {
         &["tail", "s", "--from", "end"],
         &["command", "s"],
         &["demo", "--listen", "0.0.0.0:0"],
+        &["serve", "--cors-origin", "foo"],
         &["frobnicate"],
     ] {
         let result = moorline(arguments, "");
         assert_eq!(result.code, 2, "{arguments:?} {result:?}");
+    }
+    // A URL may hold a password: what is wrong with it is said without repeating it.
+    for url in ["foo", "http://:secret@127.0.0.1", "redis://:secret@127.0.0.1:port"] {
+        let result = moorline(&["serve", "--listen", "127.0.0.1:0", "--redis-url", url], "");
+        assert_eq!(result.code, 2, "{result:?}");
+        assert!(result.stderr.contains("--redis-url can't") && result.stderr.contains("redis://["), "{result:?}");
+        assert!(!result.stderr.contains("secret"), "{result:?}");
     }
     let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
     let url = format!("http://{nobody}");
