@@ -9,7 +9,7 @@ use super::Problem;
 /// own is a head without a body or an `X-Request-Id`, which the routes' answers have.
 pub fn explained(bytes: &[u8]) -> Option<Vec<u8>> {
     let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
-    let head = bytes.strip_suffix(b"\r\n\r\n").filter(|_| status.starts_with(b"4"))?;
+    let head = bytes.strip_suffix(b"\r\n\r\n")?;
     if ["\r\n\r\n", "\r\nx-request-id:"].iter().any(|other| memchr::memmem::find(head, other.as_bytes()).is_some()) {
         return None;
     }

@@ -18,6 +18,12 @@ pub fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
+/// An event of this run.
+pub fn event(run: &str) -> Event {
+    let payload = json!({"type": "t", "run": run}).to_string().into();
+    Event { run: Some(name(run)), agent: None, bound: false, payload }
+}
+
 pub fn raw(value: Value) -> Box<RawValue> {
     serde_json::value::to_raw_value(&value).unwrap()
 }
@@ -81,13 +87,7 @@ impl Scene {
     }
 
     pub fn append(&mut self, run: &str, attempt: Option<u32>) -> Result<Reply, Refusal> {
-        let event = Event {
-            run: Some(name(run)),
-            agent: None,
-            bound: false,
-            payload: json!({"type": "t", "run": run}).to_string().into(),
-        };
-        self.act(Action::Append(Append { events: vec![event], attempt, ..Append::default() }))
+        self.act(Action::Append(Append { events: vec![event(run)], attempt, ..Append::default() }))
     }
 
     pub fn command(&mut self, kind: &str, set: impl FnOnce(&mut CommandRequest)) -> Result<Reply, Refusal> {

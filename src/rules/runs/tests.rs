@@ -1,9 +1,12 @@
 //! Runs: leases, attempts, and ends.
 
 use super::*;
-use crate::rules::{
-    Action, Limits,
-    scene::{Scene, name},
+use crate::{
+    rules::{
+        Action, Limits, apply,
+        scene::{Scene, event, name},
+    },
+    store::Producer,
 };
 
 #[test]
@@ -153,6 +156,28 @@ fn bad_durations_are_refused() {
         assert!(matches!(result, Err(Refusal::OutOfRange { what: "lease_ms", .. })), "{lease}");
     }
     assert_eq!(scene.control.runs().len(), 0);
+}
+
+#[test]
+fn appends_decided_together_each_renew_the_lease() {
+    // Any of them may be refused by its producer's numbering, which no rule knows.
+    let mut scene = Scene::new();
+    scene.start("r").unwrap();
+    let append = |seq| Append {
+        events: vec![event("r")],
+        producer: Some(Producer { id: name("p"), epoch: 0, seq }),
+        ..Append::default()
+    };
+    let renewed = |scene: &mut Scene| {
+        let mut effects = Effects::default();
+        for seq in [1, 2] {
+            apply(&mut scene.control, scene.now, &Action::Append(append(seq)), &mut effects).unwrap();
+        }
+        effects.parts.iter().map(|part| part.touch.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(renewed(&mut scene), [0, 0], "a tenth of the lease has not passed");
+    scene.now += LEASE_DEFAULT / 10;
+    assert_eq!(renewed(&mut scene), [1, 1]);
 }
 
 #[test]
