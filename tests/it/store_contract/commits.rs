@@ -26,6 +26,7 @@ promises![
     a_commit_that_expects_a_session_conflicts_with_none,
     a_commit_outside_of_its_time_window_conflicts_and_changes_nothing,
     a_commit_on_a_run_that_was_touched_meanwhile_conflicts,
+    the_parts_of_a_commit_renew_each_their_own_runs,
     a_conflict_gives_the_current_control_state,
     appends_and_touches_keep_the_version_and_changes_replace_it,
     an_empty_commit_is_judged_and_creates_nothing,
@@ -163,6 +164,14 @@ async fn a_commit_on_a_run_that_was_touched_meanwhile_conflicts(backend: Backend
     assert_eq!(snapshot.state.unwrap().touched, [(name("q"), touched), (name("r"), touched)]);
     assert_eq!(session.all().await, before);
     committed(session.commit(judged(touched)).await);
+}
+
+async fn the_parts_of_a_commit_renew_each_their_own_runs(backend: Backend) {
+    let session = backend.session().await.begun().await;
+    let part = |run: &str| Part { touch: vec![name(run)], ..events(&[run]) };
+    let (now, _) = session.append(vec![part("q"), part("r"), part("q")]).await;
+    assert_eq!(session.state().await.touched, [(name("q"), now), (name("r"), now)]);
+    assert_eq!(session.payloads(Lane::Events).await, ["q", "r", "q"]);
 }
 
 async fn a_conflict_gives_the_current_control_state(backend: Backend) {
