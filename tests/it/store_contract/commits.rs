@@ -167,11 +167,12 @@ async fn a_commit_on_a_run_that_was_touched_meanwhile_conflicts(backend: Backend
 }
 
 async fn the_parts_of_a_commit_renew_each_their_own_runs(backend: Backend) {
-    let session = backend.session().await.begun().await;
+    let session = backend.session().await;
+    session.append_events(&["first"]).await;
     let part = |run: &str| Part { touch: vec![name(run)], ..events(&[run]) };
     let (now, _) = session.append(vec![part("q"), part("r"), part("q")]).await;
     assert_eq!(session.state().await.touched, [(name("q"), now), (name("r"), now)]);
-    assert_eq!(session.payloads(Lane::Events).await, ["q", "r", "q"]);
+    assert_eq!(session.payloads(Lane::Events).await, ["first", "q", "r", "q"]);
 }
 
 async fn a_conflict_gives_the_current_control_state(backend: Backend) {
