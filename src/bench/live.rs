@@ -132,7 +132,7 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
         read.map(|(session, read)| load.published[session].load(Ordering::Relaxed).saturating_sub(read)).sum::<u64>()
     };
     let waiting = Instant::now();
-    while missing() > 0 && waiting.elapsed() < LAST_WAIT {
+    while failure.is_none() && missing() > 0 && waiting.elapsed() < LAST_WAIT {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     load.faults.lost.fetch_add(missing(), Ordering::Relaxed);

@@ -1,13 +1,17 @@
 //! HTTP/1.1 and server-sent events by hand, for load alone: it expects what a gateway sends and nothing else.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
 use super::{BenchError, Dialect};
+
+/// How long a gateway may take to begin a stream.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A gateway to load.
 #[derive(Debug, Clone)]
@@ -154,9 +158,15 @@ impl Connection {
         let last = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
         let more = format!("accept: text/event-stream\r\n{last}\r\n");
         self.socket.write_all(self.target.head("GET", path, &more).as_bytes()).await?;
-        let head = self.read_head().await?;
+        let late = || {
+            let advice = "it may be frozen, or out of descriptors (ulimit -n): a client takes one";
+            BenchError::Missing(format!("GET {path}: the gateway has not answered within {PATIENCE:?}; {advice}"))
+        };
+        let head = timeout(PATIENCE, self.read_head()).await.map_err(|_| late())??;
         if head.status != 200 || head.length.is_some() {
-            return Err(BenchError::Status { what: format!("GET {path}"), status: head.status, body: String::new() });
+            let what = format!("GET {path}");
+            let answer = self.rest(head).await?.ok(&what)?;
+            return Err(BenchError::Unreadable(format!("{what}: {} and no stream", answer.status)));
         }
         let mut frames = Frames {
             dialect: self.target.dialect,
@@ -174,6 +184,10 @@ impl Connection {
 
     async fn answer(&mut self) -> Result<Answer, BenchError> {
         let head = self.read_head().await?;
+        self.rest(head).await
+    }
+
+    async fn rest(&mut self, head: Head) -> Result<Answer, BenchError> {
         let body = if head.chunked {
             let (mut chunks, mut body) = (Chunks::default(), Vec::new());
             chunks.join(&mut self.buffer, &mut body)?;

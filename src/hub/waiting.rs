@@ -3,11 +3,17 @@
 //! Waking a task for each of a thousand clients costs more than what it then does: write one frame that is there already.
 //! So whoever brings the news gives it to the waiting followers' outlets itself, and wakes only those whose outlet
 //! can't take it. One that waits is in the lane's list; its place in the log is its own, behind its own lock.
+//!
+//! Several who follow one lane are served at a pace. A write to a socket costs the same for one event and for ten, and is
+//! most of what a crowd costs; no screen shows more frames than that.
 
 use std::{
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::{
     Item, Live,
@@ -24,6 +30,8 @@ pub const BATCH_BYTES: usize = 64 * 1024;
 const AT_ONCE: usize = 1;
 /// Waiting followers that one such task serves.
 const CROWD: usize = 64;
+/// What comes so soon after what a crowd was served last goes to it together.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Where entries go while their follower waits.
 pub trait Outlet: Send + Sync {
@@ -119,12 +127,16 @@ struct List {
     waiters: Vec<Arc<Waiter>>,
     /// Counts the news.
     news: u64,
+    /// When a crowd was served last.
+    served: Option<Instant>,
 }
 
 /// Some of them, taken out to be served with what is new as of a count.
 struct Crowd {
     waiters: Vec<Arc<Waiter>>,
     news: u64,
+    /// When it was served last, if it is one that has a pace.
+    served: Option<Instant>,
 }
 
 impl Waiting {
@@ -147,7 +159,7 @@ impl Waiting {
     fn news(&self) -> Crowd {
         let mut list = lock(&self.0);
         list.news += 1;
-        Crowd { waiters: std::mem::take(&mut list.waiters), news: list.news }
+        Crowd { waiters: std::mem::take(&mut list.waiters), news: list.news, served: list.served }
     }
 
     /// Puts back those that still wait. `false`: there is more news.
@@ -157,6 +169,7 @@ impl Waiting {
             crowd.news = list.news;
             return false;
         }
+        list.served = crowd.served.or(list.served);
         if list.waiters.is_empty() {
             list.waiters = std::mem::take(&mut crowd.waiters);
         } else {
@@ -172,7 +185,7 @@ impl Live {
         let mut all = self.feed(lane).waiting.news();
         while all.waiters.len() > AT_ONCE {
             let waiters = all.waiters.split_off(all.waiters.len().saturating_sub(CROWD));
-            self.serve_apart(lane, Crowd { waiters, news: all.news });
+            self.serve_apart(lane, Crowd { waiters, ..all });
         }
         if !all.waiters.is_empty() && !self.serve(lane, &mut all) {
             self.serve_apart(lane, all);
@@ -182,7 +195,13 @@ impl Live {
     fn serve_apart(self: &Arc<Self>, lane: Lane, mut crowd: Crowd) {
         let live = self.clone();
         tokio::spawn(async move {
-            while !live.serve(lane, &mut crowd) {
+            loop {
+                if let Some(served) = crowd.served {
+                    tokio::time::sleep_until(served + PACE).await;
+                }
+                if live.serve(lane, &mut crowd) {
+                    return;
+                }
                 tokio::task::yield_now().await;
             }
         });
@@ -190,6 +209,7 @@ impl Live {
 
     /// Serves a crowd. `false`: there is more news for it.
     fn serve(&self, lane: Lane, crowd: &mut Crowd) -> bool {
+        crowd.served = (crowd.waiters.len() > AT_ONCE).then(Instant::now);
         let feed = self.feed(lane);
         let mut looks = Looks { ring: &feed.ring, known: Vec::new() };
         crowd.waiters.retain(|waiter| waiter.serve(&mut looks));
@@ -202,7 +222,6 @@ mod tests {
     use std::{
         sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
         task::Wake,
-        time::Instant,
     };
 
     use super::*;
@@ -218,12 +237,14 @@ mod tests {
     #[derive(Default)]
     struct Inbox {
         numbers: Mutex<Vec<u64>>,
+        takes: AtomicUsize,
         stuck: AtomicBool,
     }
 
     impl Outlet for Inbox {
         fn take(&self, items: &[Arc<Item>]) -> bool {
             lock(&self.numbers).extend(items.iter().map(|item| item.id.n));
+            self.takes.fetch_add(1, SeqCst);
             !self.stuck.load(SeqCst)
         }
     }
@@ -305,7 +326,7 @@ mod tests {
         assert!(next.as_mut().poll(&mut context).is_pending());
         // A repair that nobody makes here.
         assert_eq!(lock(ring).doubt(), Repair::Start);
-        let ago = |time| Instant::now().checked_sub(time).unwrap();
+        let ago = |time| std::time::Instant::now().checked_sub(time).unwrap();
         for (since, over) in [(ago(GIVE_UP / 2), false), (ago(GIVE_UP), true)] {
             lock(ring).failed(since, StoreError::Unavailable("away".into()));
             live.news(Lane::Events);
@@ -332,6 +353,44 @@ mod tests {
         world.append().await;
         assert!(lock(&inbox.numbers).is_empty());
         assert_eq!(Arc::strong_count(&inbox), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_soon_after_another_goes_to_a_crowd_together_and_to_one_alone_at_once() {
+        for (crowd, together) in [(3, true), (1, false)] {
+            let world = World::new();
+            world.append().await;
+            let inboxes: Vec<Arc<Inbox>> = (0..crowd).map(|_| Default::default()).collect();
+            let mut followers = Vec::new();
+            for inbox in &inboxes {
+                followers.push(world.follower(inbox).await);
+            }
+            let mut next: Vec<_> = followers.iter_mut().map(|follower| Box::pin(follower.next())).collect();
+            for next in &mut next {
+                assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            }
+            // The clock stands still while there is something to do.
+            let taken = async |by: &Inbox| {
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+                (by.takes.load(SeqCst), lock(&by.numbers).len())
+            };
+            world.append().await;
+            for inbox in &inboxes {
+                assert_eq!(taken(inbox).await, (1, 1));
+            }
+            for _ in 0..4 {
+                world.append().await;
+            }
+            for inbox in &inboxes {
+                assert_eq!(taken(inbox).await, if together { (1, 1) } else { (5, 5) });
+            }
+            tokio::time::sleep(PACE).await;
+            for inbox in &inboxes {
+                assert_eq!(taken(inbox).await, if together { (2, 5) } else { (5, 5) });
+            }
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
