@@ -95,6 +95,8 @@ impl Pattern {
 pub struct Claims {
     sub: String,
     exp: f64,
+    /// Whom it is for, whatever form that has.
+    aud: Option<serde_json::Value>,
     moorline: Option<Access>,
 }
 
@@ -119,6 +121,13 @@ pub struct Grant {
     pub until: f64,
     sessions: Box<[Pattern]>,
     can: Box<[Right]>,
+}
+
+impl Claims {
+    /// Whether it is meant for somebody.
+    pub fn names_an_audience(&self) -> bool {
+        self.aud.is_some()
+    }
 }
 
 impl Grant {

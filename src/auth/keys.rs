@@ -13,8 +13,10 @@ use std::{
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, Validation,
     errors::ErrorKind,
-    jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse},
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
 };
+
+use serde::Deserialize;
 
 use super::{Refused, claims::Claims, crypto};
 use crate::config;
@@ -120,6 +122,11 @@ impl Keys {
                 continue;
             }
             match jsonwebtoken::decode::<Claims>(token, &found.key, validation) {
+                // Without an audience of its own a gateway refuses tokens that name one: they are for somebody (RFC 7519,
+                // 4.1.3).
+                Ok(data) if validation.aud.is_none() && data.claims.names_an_audience() => {
+                    return Err(Refused::Audience);
+                }
                 Ok(data) => return Ok(data.claims),
                 Err(error) => match why(error.kind()) {
                     Refused::Signature => refused = Refused::Signature,
@@ -159,7 +166,6 @@ fn validation(algorithm: Algorithm, settings: &config::Auth) -> Validation {
     validation.leeway = settings.leeway.as_secs();
     validation.validate_nbf = true;
     let mut required = HashSet::from(["exp", "sub"].map(str::to_owned));
-    // Without an audience of its own a gateway refuses tokens that name one: they are for somebody (RFC 7519, 4.1.3).
     if let Some(audience) = &settings.audience {
         validation.set_audience(&[audience]);
         required.insert("aud".into());
@@ -215,11 +221,16 @@ fn public_key(pem: &[u8]) -> Result<Found, &'static str> {
 
 /// The usable keys of a JWKS (RFC 7517).
 fn key_set(json: &[u8]) -> Result<Vec<Found>, &'static str> {
-    let set: JwkSet = serde_json::from_slice(json).map_err(|_| r#"it is no JWKS: {"keys":[…]}"#)?;
+    // Key by key: one of a form that nobody here knows must not hide the others.
+    #[derive(Deserialize)]
+    struct Set {
+        keys: Vec<serde_json::Value>,
+    }
+    let set: Set = serde_json::from_slice(json).map_err(|_| r#"it is no JWKS: {"keys":[…]}"#)?;
     if set.keys.len() > KEYS_MAX {
         return Err("it has more than 64 keys");
     }
-    let keys: Vec<_> = set.keys.iter().filter_map(usable).collect();
+    let keys: Vec<_> = set.keys.into_iter().filter_map(|key| usable(&serde_json::from_value(key).ok()?)).collect();
     if keys.is_empty() {
         return Err("none of its keys is for signatures with RS256, ES256 or EdDSA");
     }

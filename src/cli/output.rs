@@ -21,7 +21,10 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
 
 /// Tells the user something on standard error, or nobody if that is closed.
 pub(super) fn notice(message: fmt::Arguments) {
-    let _ = writeln!(io::stderr(), "moorline: {message}");
+    // Much of what is told is in the words of a server, or of a file.
+    let message = message.to_string();
+    let lines: Vec<_> = message.split('\n').map(printable).collect();
+    let _ = writeln!(io::stderr(), "moorline: {}", lines.join("\n"));
 }
 
 /// A text from the log without what would move the cursor, colour the screen or turn the writing's direction: control

@@ -39,7 +39,7 @@ pub(super) struct PublishArgs {
     #[arg(value_parser = parse_name)]
     session: Name,
     /// One event's data: JSON, or plain text [default: one event for each line of the standard input]
-    #[arg(value_name = "JSON|TEXT", allow_hyphen_values = true)]
+    #[arg(value_name = "JSON|TEXT", allow_negative_numbers = true)]
     data: Option<String>,
     /// The events' type [default: message]
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_type, conflicts_with_all = ["raw", "sse"])]

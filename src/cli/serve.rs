@@ -55,7 +55,7 @@ pub struct ServeArgs {
     #[arg(long, env = "MOORLINE_AUTH_ISSUER", value_name = "TEXT", help_heading = AUTH)]
     auth_issuer: Option<String>,
     /// How far the clocks of issuers and replicas may differ
-    #[arg(long, env = "MOORLINE_AUTH_LEEWAY", default_value = "30s", value_parser = duration, value_name = "TIME",
+    #[arg(long, env = "MOORLINE_AUTH_LEEWAY", default_value = "30s", value_parser = leeway, value_name = "TIME",
           help_heading = AUTH)]
     auth_leeway: Duration,
 
@@ -409,6 +409,12 @@ async fn told_to_stop() -> Told {
         () = super::interrupted() => Told::Interrupt,
         () = terminated => Told::Terminate,
     }
+}
+
+/// What clocks differ by.
+fn leeway(text: &str) -> Result<Duration, String> {
+    const MOST: Duration = Duration::from_secs(24 * 3600);
+    duration(text).and_then(|time| if time > MOST { Err("it is at most 24h".to_owned()) } else { Ok(time) })
 }
 
 /// `redis` or `replicated:N`.

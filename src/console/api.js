@@ -11,11 +11,14 @@ export function adoptToken() {
   const fragment = new URLSearchParams(location.hash.slice(1));
   const token = fragment.get("token");
   if (token === null) return;
-  sessionStorage.setItem(STORED, token.trim());
+  if (isToken(token.trim())) sessionStorage.setItem(STORED, token.trim());
   fragment.delete("token");
   const rest = fragment.toString();
   history.replaceState(null, "", location.pathname + location.search + (rest === "" ? "" : `#${rest}`));
 }
+
+/** Whether a text can be sent as one: a header carries nothing but these. */
+export const isToken = (text) => /^[\x21-\x7e]+$/.test(text);
 
 export const token = () => sessionStorage.getItem(STORED);
 
@@ -34,8 +37,10 @@ export function claimsOf(text) {
   }
 }
 
-function unique() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+/** An id for a command: sent twice under the same one, it is issued once. */
+export function commandId() {
+  const unique = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return `console-${unique}`;
 }
 
 export class Api {
@@ -67,12 +72,11 @@ export class Api {
     }
   }
 
-  /** Issues a command. `null`: it was taken; else what is wrong. */
+  /** Issues a command. `null`: it was taken; else what is wrong. Under its `id` it can be issued again if there is no answer. */
   async command(command) {
     try {
       const headers = this.#headers({ "content-type": "application/json" });
-      // With an id of its own, it can be sent again if there is no answer.
-      const body = JSON.stringify({ id: `console-${unique()}`, ...command });
+      const body = JSON.stringify({ id: commandId(), ...command });
       const response = await fetch(`${this.#url}/commands`, { method: "POST", headers, body });
       return response.ok ? null : await problemOf(response);
     } catch {

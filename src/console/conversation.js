@@ -281,10 +281,13 @@ function approval(item, decide) {
 
 /** What is asked, what it is about, and the two answers. Also used by the panel. */
 export function approvalBody(of, decide) {
-  const items = of.items.length === 0 ? null : el("ul", { class: "asked" }, ...of.items.slice(0, ROWS_MAX).map((one) => el("li", { dir: "auto" }, one)));
+  const listed = of.items.slice(0, ROWS_MAX).map((one) => el("li", { dir: "auto" }, one));
+  if (of.items.length > ROWS_MAX) listed.push(el("li", {}, `… and ${count(of.items.length - ROWS_MAX)} more, which the log has`));
+  const items = listed.length === 0 ? null : el("ul", { class: "asked" }, ...listed);
+  const more = of.more === "" ? null : el("pre", { class: "asked", tabindex: "0", dir: "auto", "aria-label": "What else is said" }, of.more);
   const button = (decision, words) => el("button", { type: "button", class: decision, onclick: () => decide(of, decision) }, words);
   const actions = el("div", { class: "actions" }, button("approve", "Approve"), button("deny", "Deny"));
-  return [el("p", { class: "words", dir: "auto" }, of.words), items, actions, el("p", { class: "verdict" })];
+  return [el("p", { class: "words", dir: "auto" }, of.words), items, more, actions, el("p", { class: "verdict" })];
 }
 
 export function showVerdict(of, actions, verdict) {

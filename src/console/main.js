@@ -3,7 +3,7 @@
 //   Connection ─▶ Ledger (counts) ─▶ Model (means) ─▶ Conversation, Panel, Log, Lanes: drawn in `frame`
 //        buttons ─▶ Api.command ─▶ the gateway ─▶ back as events, as for every other surface
 
-import { Api, adoptToken, claimsOf, keepToken, token } from "./api.js";
+import { Api, adoptToken, claimsOf, commandId, isToken, keepToken, token } from "./api.js";
 import { Connection } from "./connection.js";
 import { Conversation } from "./conversation.js";
 import { clock, count, el, find, forgetAgents, many, meet, say } from "./dom.js";
@@ -45,6 +45,7 @@ function begin(name) {
   find("cut").hidden = false;
   say(find("session-name"), name);
   remember(name);
+  refreshing += 1;
   api = new Api(name);
   connection?.end();
   connection = new Connection((last, signal) => api.follow(last, signal), { state, entry, reset, caughtUp, last: () => ledger.last });
@@ -68,6 +69,8 @@ function reset({ reason }) {
   ledger.reset();
   model.clear();
   known = 0;
+  // An answer under way is about what was before.
+  refreshing += 1;
   forgetAgents();
   conversation.clear();
   panel.clear();
@@ -234,11 +237,13 @@ function targets() {
   const runs = model.live().map((run) => [`run:${run.run}`, `run ${run.run}${run.agent ? ` (${run.agent})` : ""}`]);
   const agents = [...model.agents].slice(0, 100).map((agent) => [`agent:${agent}`, `agent ${agent}`]);
   const options = [["", "everyone"], ...runs, ...agents];
+  const select = find("to");
+  const { value } = select;
+  // Words meant for one must not go to all because it is over.
+  if (find("words").value !== "" && !options.some(([of]) => of === value)) options.push([value, `${value.replace(":", " ")}, which is over`]);
   const key = JSON.stringify(options);
   if (key === offered) return;
   offered = key;
-  const select = find("to");
-  const { value } = select;
   select.replaceChildren(...options.map(([of, words]) => el("option", { value: of }, words)));
   select.value = options.some(([of]) => of === value) ? value : "";
   composerMode();
@@ -254,17 +259,31 @@ find("words").addEventListener("keydown", (event) => {
   event.preventDefault();
   find("composer").requestSubmit();
 });
+
+/** What was sent last and has had no answer. Sent again as it was, it keeps its id, for it may have arrived. */
+let unanswered = null;
+let sending = false;
+
 find("composer").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const text = find("words").value.trim();
-  if (text === "") return;
+  const words = find("words");
+  const text = words.value.trim();
+  if (text === "" || sending) return;
   const target = find("to").value;
   const at = target.indexOf(":");
   const whom = at < 0 ? {} : { [target.slice(0, at)]: target.slice(at + 1) };
-  const problem = await api.command({ type: at < 0 ? "message" : "steer", ...whom, data: { text } });
-  if (problem !== null) return toast(problem.detail);
-  find("words").value = "";
-  conversation.toEnd();
+  const again = unanswered?.text === text && unanswered.target === target;
+  const id = again ? unanswered.id : commandId();
+  // Taken out at once: what is typed meanwhile is another one.
+  words.value = "";
+  sending = true;
+  const problem = await api.command({ id, type: at < 0 ? "message" : "steer", ...whom, data: { text } });
+  sending = false;
+  const reached = problem === null || (problem.status > 0 && problem.status < 500);
+  unanswered = reached ? null : { text, target, id };
+  if (problem === null) return conversation.toEnd();
+  toast(problem.detail);
+  words.value = words.value === "" ? text : `${text}\n${words.value}`;
 });
 
 // --- the switch, the tabs, the doors --------------------------------------------------------------------------------
@@ -346,7 +365,9 @@ function login(problem) {
 
 find("login").addEventListener("submit", (event) => {
   event.preventDefault();
-  keepToken(find("login-token").value.trim());
+  const given = find("login-token").value.trim();
+  if (!isToken(given)) return say(find("login-problem"), "This is no token: one has letters, digits and a few signs, in one line.");
+  keepToken(given);
   find("login-token").value = "";
   comeIn();
 });

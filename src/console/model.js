@@ -32,6 +32,7 @@ export class Model {
     this.agents = new Set();
     this.first = null;
     this.lastMs = null;
+    this.lastN = 0;
     /** Counts changes of runs, commands and approvals. */
     this.control = 0;
     /** Counts what the log said of runs: then their leases are worth a question. */
@@ -78,6 +79,7 @@ export class Model {
     const entry = { id, ms, n, type, agent, run, data: event?.data };
     this.first ??= ms;
     this.lastMs = ms;
+    this.lastN = n;
     if (agent !== null) this.agents.add(agent);
     this.#lane(entry);
     if (type !== "text-delta") this.#pause(entry);
@@ -100,7 +102,31 @@ export class Model {
       const approval = this.approvals.get(given.approval);
       if (approval !== undefined) approval.expires = given.expires - skew;
     }
+    if (this.lastN >= parseId(state.lanes?.events?.last ?? "0-0").n) this.#trimmed(state, skew);
     this.control += 1;
+  }
+
+  /** What waits although the log begins after it: it can still be decided and seen. */
+  #trimmed(state, skew) {
+    const approvals = new Map((state.pending_approvals ?? []).map((given) => [given.approval, given]));
+    const commands = new Map((state.pending_commands ?? []).map((given) => [given.command, given]));
+    for (const [known, waiting] of [[this.approvals, approvals], [this.commands, commands]]) {
+      for (const [name, one] of known) if (one.trimmed && !waiting.has(name)) known.delete(name);
+    }
+    const item = (given, of) => this.#add({ id: "0-0", n: 0, ms: given.issued ?? state.now, agent: given.agent ?? null, run: given.run ?? null }, { kind: "hidden", of });
+    for (const [name, given] of approvals) {
+      if (this.approvals.has(name)) continue;
+      const words = "What is asked is no longer in the log.";
+      const approval = { approval: name, words, items: [], more: "", expires: given.expires - skew, onExpiry: given.on_expiry, decision: null, trimmed: true };
+      approval.item = item(given, approval);
+      this.approvals.set(name, approval);
+    }
+    for (const [name, given] of commands) {
+      if (this.commands.has(name)) continue;
+      const command = { command: name, type: given.type, words: "(no longer in the log)", outcome: null, reason: null, trimmed: true };
+      command.item = item(given, command);
+      this.commands.set(name, command);
+    }
   }
 
   live() {
@@ -290,10 +316,9 @@ export class Model {
     const name = text(entry.data?.approval);
     if (name === null) return raw.call(this, entry);
     const prompt = entry.data.prompt;
-    const items = Array.isArray(prompt?.items) ? prompt.items.map(plain) : [];
-    const words = text(prompt?.text) ?? text(prompt) ?? plain(prompt);
+    const { words, items, more } = question(prompt);
     const expires = entry.ms + (entry.data.expires_ms ?? 3_600_000);
-    const approval = { approval: name, words, items, expires, onExpiry: text(entry.data.on_expiry), decision: null };
+    const approval = { approval: name, words, items, more, expires, onExpiry: text(entry.data.on_expiry), decision: null };
     this.approvals.set(name, approval);
     this.control += 1;
     this.news.push(`${entry.agent ?? NOBODY} asks for a decision: ${words.slice(0, 200)}`);
@@ -359,6 +384,17 @@ function speaker({ agent, run }) {
 
 function text(value) {
   return typeof value === "string" ? value : null;
+}
+
+/** What a prompt asks: its words, what it is about, and all else that it says, or nobody would know what they approve. */
+function question(prompt) {
+  const words = text(prompt?.text) ?? "";
+  if (words === "") return { words: text(prompt) ?? plain(prompt), items: [], more: "" };
+  const { text: _, items, ...rest } = prompt;
+  const listed = Array.isArray(items);
+  if (!listed && items !== undefined) rest.items = items;
+  const more = Object.keys(rest).length === 0 ? "" : JSON.stringify(rest, null, 1);
+  return { words, items: listed ? items.map(plain) : [], more };
 }
 
 /** Any JSON as a short text. */

@@ -46,11 +46,12 @@ export class Panel {
   }
 
   #showRuns(model) {
-    const runs = inTree(model.runs).slice(-RUNS_MAX);
+    const runs = shown(model.runs);
     this.#parents = new Set([...model.runs.values()].map((run) => run.parent));
     sync(find("runs"), this.#runs, runs, ({ run }) => run.run, ({ run, depth }) => this.#run(run, depth));
     for (const { run } of runs) this.#runs.get(run.run).update(run);
     empty(find("runs"), runs.length, "No run yet. A run is one piece of work of one agent.");
+    more(find("runs"), model.runs.size - runs.length);
   }
 
   #run(run, depth) {
@@ -97,7 +98,8 @@ export class Panel {
   }
 
   #showCommands(model) {
-    const commands = [...model.commands.values()].slice(-COMMANDS_MAX).reverse();
+    const newest = model.commands.size - COMMANDS_MAX;
+    const commands = [...model.commands.values()].filter((command, at) => command.outcome === null || at >= newest).reverse();
     sync(find("commands"), this.#commands, commands, ({ command }) => command, (command) => commandLine(command));
     for (const command of commands) this.#commands.get(command.command).update();
     empty(find("commands"), commands.length, "Nothing was asked yet.");
@@ -169,6 +171,30 @@ function empty(parent, length, words, tag = "li") {
   else if (there === null) parent.append(el(tag, { class: "empty" }, words));
 }
 
+/** Says how many are left out. */
+function more(parent, left) {
+  const there = parent.querySelector(":scope > .more");
+  if (left === 0) return there?.remove();
+  const line = there ?? el("li", { class: "more" });
+  say(line, `${many(left, "run")} not shown: ended, and older than these.`);
+  if (parent.lastChild !== line) parent.append(line);
+}
+
+/** The runs there is room for, each after its parent: what is live and all above it, and of what has ended the newest. */
+export function shown(runs) {
+  const ordered = inTree(runs);
+  if (ordered.length <= RUNS_MAX) return ordered;
+  const kept = new Set();
+  const newest = [...runs.values()].reverse();
+  for (const over of [false, true]) {
+    for (const run of newest) {
+      if (ended(run.status) !== over || (over && kept.size >= RUNS_MAX)) continue;
+      for (let at = run; at !== undefined && !kept.has(at.run); at = runs.get(at.parent)) kept.add(at.run);
+    }
+  }
+  return ordered.filter(({ run }) => kept.has(run.run));
+}
+
 /** Runs, each after its parent. */
 function inTree(runs) {
   const below = new Map();
@@ -178,12 +204,11 @@ function inTree(runs) {
     below.get(parent).push(run);
   }
   const ordered = [];
-  const walk = (parent, depth) => {
-    for (const run of below.get(parent) ?? []) {
-      ordered.push({ run, depth });
-      if (depth < 50) walk(run.run, depth + 1);
-    }
-  };
-  walk(null, 0);
+  const waiting = [{ run: { run: null }, depth: -1 }];
+  while (waiting.length > 0) {
+    const at = waiting.pop();
+    if (at.depth >= 0) ordered.push(at);
+    for (const run of (below.get(at.run.run) ?? []).reverse()) waiting.push({ run, depth: at.depth + 1 });
+  }
   return ordered;
 }

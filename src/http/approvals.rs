@@ -16,6 +16,7 @@ use super::{
     extract::{self, Names, Params},
 };
 use crate::{
+    auth::Right,
     id::Name,
     rules::{Action, ApprovalRequest, Verdict},
 };
@@ -40,6 +41,10 @@ pub async fn request(
     caller: Caller,
     extract::Json(body): extract::Json<ApprovalBody>,
 ) -> Result<Response, Problem> {
+    if body.on_expiry == Some(Verdict::Approve) {
+        // Else an agent would only have to wait to approve what it asked for.
+        caller.may(&[Right::Command], "an approval that is approved when nobody decides")?;
+    }
     let request = ApprovalRequest {
         approval: body.approval.clone(),
         agent: caller.speaks_as(body.agent)?,

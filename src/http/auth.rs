@@ -272,6 +272,18 @@ impl http_body::Body for Expiring {
     }
 }
 
+impl Caller {
+    /// Refuses one whose token does not give this right, for something within a route that takes another.
+    pub fn may(&self, right: &'static [Right; 1], what: &str) -> Result<(), Problem> {
+        match &self.grant {
+            Some(grant) if !grant.can(right[0]) => {
+                Err(Problem::forbidden(right, format!("{what} takes the right to {}", right[0])))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Problem {
     /// No token came.
     pub fn unauthenticated() -> Self {

@@ -9,8 +9,8 @@ await run(async ({ open }) => {
       const [a, b] = [JSON.stringify(found), JSON.stringify(wanted)];
       if (a !== b) throw new Error(`${what}: ${a} instead of ${b}`);
     };
-    const [{ Decoder }, { Ledger, parseId }, { Blocks, inline }, { Model }, { Connection }] = await Promise.all(
-      ["sse", "ledger", "markdown", "model", "connection"].map((name) => import(`/console/${name}.js`)),
+    const [{ Decoder }, { Ledger, parseId }, { Blocks, inline }, { Model }, { Connection }, { shown }] = await Promise.all(
+      ["sse", "ledger", "markdown", "model", "connection", "panel"].map((name) => import(`/console/${name}.js`)),
     );
     let seed = 12_345;
     const random = (below) => {
@@ -112,6 +112,42 @@ await run(async ({ open }) => {
     equal([model.runs.get("r1").status, model.items[0].open, model.live().length], ["lost", false, 0], "a run that is over");
     take({ type: "run.started", agent: "a", run: "r1", data: { attempt: 2, lease_ms: 500 } });
     equal([model.runs.get("r1").status, model.runs.get("r1").attempt], ["running", 2], "its next attempt");
+
+    // What is asked is shown whole, however the prompt is made.
+    const asks = (approval, prompt) => {
+      take({ type: "approval.requested", agent: "a", data: { approval, prompt } });
+      const { words, items, more } = model.approvals.get(approval);
+      return [words, items, more];
+    };
+    equal(asks("a1", "Sure?"), ["Sure?", [], ""]);
+    equal(asks("a2", { text: "Drop?", items: ["x", 1] }), ["Drop?", ["x", "1"], ""]);
+    equal(asks("a3", { text: "Clean up?", command: "rm" }), ["Clean up?", [], '{\n "command": "rm"\n}']);
+    equal(asks("a4", { text: "", sql: "DROP" }), ['{"text":"","sql":"DROP"}', [], ""]);
+
+    // What waits is shown although the log begins after it, once all of the log has been read that the gateway speaks of.
+    const waits = (n, approvals) => {
+      const pending_approvals = approvals.map((approval) => ({ approval, agent: "old", run: null, expires: Date.now(), on_expiry: "deny" }));
+      const pending_commands = [{ command: "c0", type: "steer", agent: null, run: "r1", entry: "1-1", issued: 1 }];
+      model.takeState({ now: Date.now(), lanes: { events: { last: `1-${n}` } }, runs: [], pending_approvals, pending_commands });
+      return [model.approvals.get("old")?.item.agent, model.commands.get("c0")?.type];
+    };
+    const read = model.lastN;
+    equal(waits(read + 1, ["old"]), [null, null], "an answer ahead of the log");
+    equal(waits(read, ["old"]), ["old", "steer"], "what waits behind the log's beginning");
+    equal(waits(read, []), [null, "steer"], "decided since");
+
+    // A tree too large for the panel keeps what is live and what is above it.
+    const runs = new Map();
+    const start = (run, parent, status) => runs.set(run, { run, parent, status });
+    start("root", null, "running");
+    start("mid", "root", "completed");
+    for (let n = 0; n < 300; n += 1) start(`old${n}`, "root", "completed");
+    start("leaf", "mid", "running");
+    const kept = shown(runs).map(({ run, depth }) => `${run.run} ${depth}`);
+    equal([kept.length, kept.slice(0, 4), kept.at(-1)], [200, ["root 0", "mid 1", "leaf 2", "old103 1"], "old299 1"]);
+    runs.clear();
+    for (let n = 0; n < 10_000; n += 1) start(`r${n}`, n === 0 ? null : `r${n - 1}`, "running");
+    equal(shown(runs).length, 10_000, "a deep tree");
 
     // A connection: what breaks is tried again with the last id, longer and longer apart; what is refused is not.
     const bytes = (lines) => new TextEncoder().encode(lines);

@@ -89,15 +89,19 @@ struct Prompt {
     text: String,
     #[serde(default)]
     items: Vec<String>,
+    /// What else it says: or somebody would approve what they have not seen.
+    #[serde(flatten)]
+    more: serde_json::Map<String, Value>,
 }
 
 impl Question {
     fn text(&self) -> String {
-        let Prompt { text, items } = &self.prompt;
+        let Prompt { text, items, more: rest } = &self.prompt;
         let mut out =
             vec![format!("approval {} requested: {}", shown(&self.approval), printable(&text.replace('\n', " ")))];
         out.extend(items.iter().take(SHOWN).map(|item| format!("• {}", printable(&item.replace('\n', " ")))));
         out.extend(more(items.len()));
+        out.extend(rest.iter().map(|(name, value)| printable(&format!("{name}: {value}")).into_owned()));
         out.join("\n")
     }
 }
@@ -147,6 +151,9 @@ mod tests {
         assert_eq!(text("file", &file).unwrap(), "file a.md (text/markdown, 2 KiB)");
         let question = json!({"approval": "a1", "prompt": {"text": "Drop?", "items": ["L1", "L2"]}, "expires_ms": 1});
         assert_eq!(text("approval.requested", &question).unwrap(), "approval a1 requested: Drop?\n• L1\n• L2");
+        let question = json!({"approval": "a1", "prompt": {"text": "Clean up?", "command": "rm -rf /\u{1b}"}});
+        let told = "approval a1 requested: Clean up?\ncommand: \"rm -rf /\\u001b\"";
+        assert_eq!(text("approval.requested", &question).unwrap(), told);
     }
 
     #[test]
