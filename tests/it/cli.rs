@@ -183,6 +183,8 @@ fn wrong_usage_is_2_and_a_gateway_that_is_not_there_1_with_advice() {
         &["publish", "a b"],
         &["publish", "s", "x", "--raw"],
         &["publish", "s", "x", "--type", "run.ended"],
+        &["publish", "s", "--jsno"],
+        &["serve", "--auth-leeway", "2d"],
         &["tail", "s", "--after", "5"],
         &["tail", "s", "--from", "end"],
         &["command", "s"],

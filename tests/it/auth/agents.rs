@@ -154,6 +154,14 @@ async fn an_agent_asks_for_approvals_only_in_its_own_name(backend: Backend) {
     writer.post("/commands", decide.clone()).await.problem(403, "forbidden");
     scene.can(&["read", "append"]).post("/commands", decide.clone()).await.problem(403, "forbidden");
     scene.can(&["command"]).post("/commands", decide).await.is(202);
+    // Nor lets time decide in its favour.
+    let by_itself = json!({"approval": "b", "prompt": 1, "expires_ms": 1, "on_expiry": "approve"});
+    let problem = writer.post("/approvals", by_itself.clone()).await.problem(403, "forbidden");
+    assert_eq!(problem["needs"], json!(["command"]));
+    writer.post("/approvals", json!({"approval": "b", "prompt": 1, "on_expiry": "deny"})).await.is(201);
+    let mut by_itself = by_itself;
+    by_itself["approval"] = json!("c");
+    scene.can(&["append", "command"]).post("/approvals", by_itself).await.is(201);
 }
 
 async fn an_agent_without_read_sees_the_commands_for_it(backend: Backend) {

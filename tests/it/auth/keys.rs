@@ -35,6 +35,9 @@ async fn public_keys_of_all_kinds_are_read_from_pem_and_from_a_set() {
     let pairs = Kind::ALL.map(|kind| files.pair(kind, &format!("{kind:?}.pem")));
     let strangers = Kind::ALL.map(|kind| files.pair(kind, &format!("{kind:?}-strange.pem")));
     let set: Vec<Value> = pairs.iter().zip(["a", "b", "c"]).map(|(pair, kid)| pair.jwk(kid)).collect();
+    // Among others that nobody here knows the form of.
+    let strange = [json!({"kty": "EC", "crv": "P-256", "kid": 5}), json!(7), json!({"kty": "new"})];
+    let set: Vec<Value> = strange.into_iter().chain(set).collect();
     let set = files.write("keys.json", json!({"keys": set}).to_string());
     let pem = Auth { public_key_files: pairs.iter().map(|pair| pair.public.clone()).collect(), ..Auth::NONE };
     for (what, auth) in [("PEM", pem), ("JWKS", Auth { jwks_file: Some(set), ..Auth::NONE })] {
@@ -158,6 +161,9 @@ async fn audience_and_issuer_are_asked_for_if_configured() {
         (json!({"aud": ["them", "us"], "iss": "idp"}), 201, 401),
         (json!({"aud": ["them"], "iss": "idp"}), 401, 401),
         (json!({"aud": "us", "iss": "other"}), 401, 401),
+        (json!({"aud": 5, "iss": "idp"}), 401, 401),
+        (json!({"aud": ["them", 5]}), 401, 401),
+        (json!({"aud": null}), 401, 201),
     ] {
         let token = sign(change.clone());
         assert_eq!(append(&strict.session(), &token).await, by_strict, "{change}");
