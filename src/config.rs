@@ -41,6 +41,9 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// Which pages of other origins may use the gateway; `None`: none.
     pub cors: Option<Cors>,
+    /// Whether only this machine is answered: no request for another host than `localhost` and its like, and none by a
+    /// page of another origin that is not allowed. For gateways that listen on loopback and ask for no token.
+    pub local_only: bool,
     /// Whether there is a page at `/console` to watch and steer sessions.
     pub console: bool,
     /// How much one token may do, and how many streams there may be.
@@ -68,6 +71,7 @@ impl Default for Config {
             retention: Retention::default(),
             auth: None,
             cors: None,
+            local_only: false,
             console: false,
             quotas: Quotas::default(),
             limits: Limits::default(),

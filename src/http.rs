@@ -26,6 +26,7 @@ mod extract;
 mod follow;
 mod head;
 mod health;
+mod local;
 mod metrics;
 mod no_request;
 mod observe;
@@ -40,18 +41,20 @@ mod stream;
 pub use auth::Needs;
 pub use cors::{BadCors, layer as cors};
 pub use ending::Ending;
+pub use local::Local;
 pub use problem::Problem;
 pub use server::Server;
 
 use std::sync::{Arc, LazyLock};
 
 use axum::{
-    Router,
+    Extension, Router,
     http::{Method, StatusCode, Uri},
     middleware,
     routing::{MethodRouter, delete, get, post, put},
 };
 
+use self::local::Stranger;
 use crate::{
     auth::{Right, Verifier},
     config::Limits,
@@ -73,6 +76,8 @@ pub struct Shared {
     pub auth: Option<Arc<Verifier>>,
     /// Answers browsers that ask for pages of other origins; `None`: nobody does.
     pub cors: Option<tower_http::cors::CorsLayer>,
+    /// Refuses who does not sit at this machine; `None`: nobody is refused for that.
+    pub local: Option<Local>,
     /// Whether it has a console.
     pub console: bool,
     /// Counts what tokens do, and streams.
@@ -171,12 +176,21 @@ pub fn router(gateway: Gateway, serves: Serves) -> Router {
         };
         router = router.route(path, answer);
     }
-    let router =
-        router.fallback(unknown_path).method_not_allowed_fallback(method_not_allowed).with_state(gateway.clone());
+    let router = router.fallback(fallback).method_not_allowed_fallback(method_not_allowed).with_state(gateway.clone());
     match &gateway.cors {
         // The outermost: a page must be able to read refusals, too.
         Some(cors) => router.layer(cors.clone()),
         None => router,
+    }
+}
+
+/// Where a request goes that is a stranger's, whatever it asks for.
+const NOWHERE: &str = "/-";
+
+async fn fallback(uri: Uri, stranger: Option<Extension<Stranger>>) -> Problem {
+    match stranger {
+        Some(Extension(stranger)) => stranger.problem(),
+        None => unknown_path(uri).await,
     }
 }
 

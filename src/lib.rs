@@ -127,6 +127,7 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
         hub,
         auth,
         cors,
+        local: config.local_only.then(|| http::Local::new(config.cors.as_ref())),
         console: config.console,
         quota: quota::Quota::new(config.quotas),
         limits: config.limits,

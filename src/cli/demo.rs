@@ -174,7 +174,8 @@ async fn watch_agents(args: &DemoArgs, server: &Server, input: Input) -> Result<
 async fn start_gateway(args: &DemoArgs) -> Result<Server, StartError> {
     let redis_url = args.redis_url.clone().filter(|url| !url.is_empty());
     // Somebody sits before it, and would wonder.
-    let mut config = Config { redis_url, redis_wait: Duration::ZERO, console: true, ..Config::default() };
+    let mut config =
+        Config { redis_url, redis_wait: Duration::ZERO, console: true, local_only: true, ..Config::default() };
     if let Some(listen) = args.listen {
         config.listen = listen;
         return crate::serve(&config).await;

@@ -33,7 +33,8 @@ pub struct ServeArgs {
     /// Serve /metrics here and nowhere else, apart from what the world reaches
     #[arg(long, env = "MOORLINE_METRICS_LISTEN", value_name = "ADDR:PORT")]
     metrics_listen: Option<SocketAddr>,
-    /// Listen beyond loopback although nobody has to show a token: anyone who reaches the port can read and write
+    /// Without keys, listen beyond loopback and answer requests for other hosts than localhost: anyone who reaches the port
+    /// can read and write
     #[arg(long, env = "MOORLINE_INSECURE_NO_AUTH")]
     insecure_no_auth: bool,
 
@@ -255,6 +256,7 @@ impl ServeArgs {
             retention: Retention { ttl: retention, cap: self.max_entries },
             auth: self.auth(),
             cors: self.cors(),
+            local_only: self.listen.ip().is_loopback() && !self.insecure_no_auth && self.auth().is_none(),
             console: self.console,
             quotas: Quotas {
                 events_per_second: self.max_events_per_second,

@@ -18,7 +18,7 @@ use std::{
 };
 
 use axum::{
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header},
     response::{IntoResponse, Response as Answer},
 };
 use pin_project_lite::pin_project;
@@ -37,12 +37,14 @@ const ID_MAX: usize = 128;
 pub struct Observed<S> {
     gateway: Gateway,
     routes: S,
+    /// Strangers are refused here, if the gateway refuses any.
+    guarded: bool,
 }
 
 impl<S> Observed<S> {
-    /// Observes these routes of this gateway.
-    pub fn new(gateway: Gateway, routes: S) -> Self {
-        Observed { gateway, routes }
+    /// Observes these routes of this gateway. `guarded`: they are not for strangers.
+    pub fn new(gateway: Gateway, routes: S, guarded: bool) -> Self {
+        Observed { gateway, routes, guarded }
     }
 }
 
@@ -58,7 +60,7 @@ where
         self.routes.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let id = RequestId::of(request.headers());
         let trace = traceparent(request.headers());
         let (method, path) = (request.method().clone(), request.uri().path());
@@ -73,6 +75,11 @@ where
         );
         // Kept for the one line that a failure is worth; a clone of shared bytes.
         let uri = request.uri().clone();
+        let local = self.gateway.local.as_ref().filter(|_| self.guarded);
+        if let Some(stranger) = local.and_then(|local| local.judge(request.method(), request.headers())) {
+            *request.uri_mut() = Uri::from_static(super::NOWHERE);
+            request.extensions_mut().insert(stranger);
+        }
         let answer = {
             let _traced = traced.enter();
             span.in_scope(|| self.routes.call(request))
@@ -88,7 +95,7 @@ struct About {
     id: RequestId,
     trace: Option<Traceparent>,
     method: Method,
-    uri: axum::http::Uri,
+    uri: Uri,
     since: Instant,
 }
 

@@ -104,7 +104,7 @@ async fn accept(listener: TcpListener, serves: Serves, gateway: Gateway, mut sto
     let limits = gateway.limits;
     let pace = Pace { heartbeat: limits.heartbeat, stall: limits.stall_timeout };
     let bounds = Bounds { idle: limits.idle_timeout, stall: limits.stall_timeout, headers: limits.headers };
-    let routes = Observed::new(gateway.clone(), router(gateway, serves));
+    let routes = Observed::new(gateway.clone(), router(gateway, serves), serves != Serves::Metrics);
     let mut http = hyper::server::conn::http1::Builder::new();
     // A write goes on though its client hangs up: hyper must not look out for that while a request is under way.
     http.half_close(true)

@@ -21,6 +21,7 @@ mod events;
 mod examples;
 mod hostile;
 mod independent_clients;
+mod local_only;
 mod logs;
 mod metrics;
 mod proxies;

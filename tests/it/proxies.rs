@@ -153,7 +153,9 @@ impl Drop for Proxy {
 
 fn replicas(heartbeat: &str) -> [Replica; 2] {
     let (redis, prefix) = (RedisServer::shared().url(), unique("proxies"));
-    [(); 2].map(|()| Replica::start_with(&["--redis-url", &redis, "--redis-prefix", &prefix, "--heartbeat", heartbeat]))
+    let store = ["--redis-url", &redis, "--redis-prefix", &prefix];
+    // The proxy passes the client's `Host` on.
+    [(); 2].map(|()| Replica::start_with(&[&store, &["--insecure-no-auth", "--heartbeat", heartbeat][..]].concat()))
 }
 
 /// Makes the tests `nginx::<promise>` and `haproxy::<promise>`.
