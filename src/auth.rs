@@ -25,7 +25,7 @@ use self::{
     keys::{Fingerprint, Keys},
 };
 pub use self::{
-    claims::{BadPattern, Grant, Pattern, Right},
+    claims::{BadPattern, Grant, Pattern, Right, SUBJECT_MAX},
     keys::KeyError,
     mint::{MintError, Order, mint},
 };

@@ -115,6 +115,9 @@ pub async fn run(target: &Target, plan: &Plan) -> Result<Report, BenchError> {
     result
 }
 
+/// How long it may take to delete the sessions of a run.
+const TIDYING: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// The sessions of a run: new ones, deleted at its end.
 struct Names {
     dialect: Dialect,
@@ -149,12 +152,19 @@ impl Names {
 
     /// As well as it goes: what is left expires.
     async fn delete(&self, target: &Target) {
-        let Ok(mut connection) = wire::Connection::open(target).await else { return };
-        for name in &self.names {
-            if connection.request("DELETE", &self.dialect.session(name), "", &[]).await.is_err() {
-                return;
+        let all = async {
+            let mut connection = wire::Connection::open(target).await?;
+            for name in &self.names {
+                let answer = connection.request("DELETE", &self.dialect.session(name), "", &[]).await?;
+                // It can't now, and would keep us waiting with each of them.
+                if answer.status >= 500 {
+                    break;
+                }
             }
-        }
+            Ok::<_, BenchError>(())
+        };
+        // Whatever came of it.
+        let _ = tokio::time::timeout(TIDYING, all).await;
     }
 }
 

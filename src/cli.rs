@@ -54,7 +54,6 @@ enum Action {
     Command(command::CommandArgs),
     Runs(runs::RunsArgs),
     Audit(Box<audit::AuditArgs>),
-    /// Load a gateway and measure
     Bench(bench::BenchArgs),
     /// Look at sessions, close them, delete them
     #[command(subcommand)]
@@ -69,7 +68,7 @@ enum Action {
 #[command(next_help_heading = "Gateway")]
 struct Gateway {
     /// The gateway's address
-    #[arg(long, env = "MOORLINE_URL", default_value = "http://127.0.0.1:4770", value_name = "URL")]
+    #[arg(long, env = "MOORLINE_URL", default_value = "http://127.0.0.1:4770", value_parser = gateway_url, value_name = "URL")]
     url: String,
     /// The bearer token (a JWT), where the gateway asks for one
     #[arg(long, env = "MOORLINE_TOKEN", hide_env_values = true, value_name = "JWT")]
@@ -81,6 +80,17 @@ struct Gateway {
 }
 
 impl Gateway {
+    /// The token as it is now, for what does not outlive one.
+    fn token_now(&self) -> Result<Option<String>, String> {
+        match self.token_file.as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => match std::fs::read_to_string(path) {
+                Ok(token) => Ok(Some(token.trim().to_owned())),
+                Err(error) => Err(format!("{}: {error}", path.display())),
+            },
+            None => Ok(self.token.clone().filter(|token| !token.is_empty())),
+        }
+    }
+
     fn client(&self) -> Result<Client, Error> {
         match self.token_file.as_ref().filter(|path| !path.as_os_str().is_empty()) {
             Some(path) => Client::bearing(&self.url, Some(Token::file(path))),
@@ -235,6 +245,16 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// The address of a gateway.
+fn gateway_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let url = url.ok_or("it takes the form http://host:port or https://host")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("it has a user or a password, and a gateway asks for neither; see --token".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// A pause between things that are sent again and again.

@@ -224,6 +224,11 @@ async fn read(mut response: Response, form: Form, seen: Arc<Mutex<Seen>>, turn: 
         }
         let split = splitter.push(&chunk, &mut seen);
         let enough = seen.units.len() >= UNITS_MAX;
+        if enough {
+            // One chunk may bring far more than there is room to compare.
+            seen.units.truncate(UNITS_MAX);
+            seen.with_id = seen.units.iter().filter(|unit| unit.id.is_some()).count();
+        }
         drop(seen);
         turn.send_replace(());
         if let Err(why) = split {

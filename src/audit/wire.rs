@@ -76,7 +76,7 @@ impl AuditError {
         match self {
             AuditError::Unreachable { .. } => Some("Is it running, and is the address right?"),
             AuditError::Refused { status: 401 | 403, .. } => {
-                Some("It wants to know who asks: --token TOKEN, or --header 'Name: value'.")
+                Some("It wants to know who asks: --header 'Name: value', or --token TOKEN at a gateway.")
             }
             AuditError::Refused { status: 204, .. } => Some("There is nothing to stream, or it is over already."),
             AuditError::Refused { status: 404 | 405, .. } => {
@@ -151,7 +151,11 @@ impl Wire {
         };
         if !status.is_success() || status.as_u16() == 204 {
             let location = header(header::LOCATION);
-            let said = if location.is_empty() { refusal(response).await } else { format!("moved to {location}") };
+            let said = if location.is_empty() {
+                refusal(response).await
+            } else {
+                format!("moved to {}", super::shown_url(&location))
+            };
             return Err(AuditError::Refused { url, status: status.as_u16(), said });
         }
         let kind = header(header::CONTENT_TYPE);
@@ -178,13 +182,15 @@ impl Wire {
         let mut headers = header::HeaderMap::new();
         headers.insert(header::ACCEPT, header::HeaderValue::from_static(accept));
         headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+        let mut given = header::HeaderMap::new();
         for (name, value) in &request.headers {
             let name = name.parse::<header::HeaderName>().map_err(|_| bad(format!("{name:?} is no header's name")))?;
             let mut value = header::HeaderValue::try_from(value)
                 .map_err(|_| bad(format!("the header {name} has a value that no header can carry")))?;
             value.set_sensitive(true);
-            headers.insert(name, value);
+            given.append(name, value);
         }
+        headers.extend(given);
         if let Some(id) = &request.last_id {
             let id = header::HeaderValue::try_from(id).map_err(|_| bad("an id that no header can carry".into()))?;
             headers.insert("last-event-id", id);

@@ -8,7 +8,7 @@ use super::Refused;
 use crate::id::Name;
 
 /// The longest subject, in bytes.
-const SUBJECT_MAX: usize = 256;
+pub const SUBJECT_MAX: usize = 256;
 
 /// Something that a token can allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     BenchError, Cpu, Dialect, Names, Plan, Report, Shape, Target,
@@ -144,17 +144,18 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
         }
     }
     drop((progress, unread));
-    let cpu = cpu.await.ok();
     if let Some(failure) = failure {
+        cpu.abort();
         return Err(failure);
     }
+    let cpu = cpu.await.ok();
     let name = if plan.shape == Shape::Broadcast { "broadcast" } else { "tokens" };
     let pace = plan.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate:.0} events/s"));
     let stalled = if plan.stalled > 0 { format!(" ({} % of them stalled)", plan.stalled) } else { String::new() };
     let numbered = if plan.numbered { "numbered " } else { "" };
     let title = format!(
         "{name}: {} sessions × {} clients{stalled}, {} publishers, {pace}, {numbered}events of {} bytes of text",
-        plan.sessions, plan.clients, plan.publishers, plan.text
+        plan.sessions, plan.clients, publishers, plan.text
     );
     let report = Report::new(title, &load.faults).over(
         plan.duration,
@@ -206,6 +207,9 @@ fn check(load: &Load, shard: usize, event: &[u8], next: &mut u64) {
     let now = load.now_us();
     if load.measured(now) {
         count(&load.delivered, 1);
+    }
+    // By the time at which it was due: what was held up until after the end is late, not missing.
+    if load.measured(due) {
         load.delivery.record(shard, now.saturating_sub(due));
     }
 }
@@ -258,6 +262,8 @@ async fn publish(
         let now = load.now_us();
         if load.measured(now) {
             load.appended.fetch_add(1, Ordering::Relaxed);
+        }
+        if load.measured(due) {
             load.append.record(publisher, now - sent);
         }
     }
@@ -280,34 +286,38 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
         let load = load.clone();
         Progress::start(plan.progress, move || load.appended.load(Ordering::Relaxed), "events sent")
     };
-    let agents: Vec<_> = (0..plan.sessions)
-        .map(|session| {
-            let (target, load, path) = (target.clone(), load.clone(), names.publish(session));
-            tokio::spawn(async move {
-                let mut connection = Connection::open(&target).await?;
-                connection.begin("POST", &path, "application/x-ndjson").await?;
-                let (mut piece, mut n) = (Vec::new(), 0);
-                while load.now_us() < load.to_us {
-                    piece.clear();
-                    for _ in 0..PIECE {
-                        write_event(&mut piece, n, load.now_us(), load.text);
-                        piece.push(b'\n');
-                        n += 1;
-                    }
-                    connection.send(&piece).await?;
-                    load.appended.fetch_add(PIECE, Ordering::Relaxed);
+    // The first that fails ends them all.
+    let mut agents = JoinSet::new();
+    for session in 0..plan.sessions {
+        let (target, load, path) = (target.clone(), load.clone(), names.publish(session));
+        agents.spawn(async move {
+            let mut connection = Connection::open(&target).await?;
+            connection.begin("POST", &path, "application/x-ndjson").await?;
+            let (mut piece, mut n) = (Vec::new(), 0);
+            while load.now_us() < load.to_us {
+                piece.clear();
+                for _ in 0..PIECE {
+                    write_event(&mut piece, n, load.now_us(), load.text);
+                    piece.push(b'\n');
+                    n += 1;
                 }
-                let answer = connection.finish().await?.ok("POST a body of NDJSON")?;
-                let answer: Appended =
-                    serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
-                load.faults.lost.fetch_add(n - answer.appended.min(n), Ordering::Relaxed);
-                Ok::<u64, BenchError>(answer.appended)
-            })
-        })
-        .collect();
+                if let Err(error) = connection.send(&piece).await {
+                    // It may have been refused, and why is there to be read.
+                    return Err(connection.refusal("POST a body of NDJSON").await.unwrap_or(error));
+                }
+                load.appended.fetch_add(PIECE, Ordering::Relaxed);
+            }
+            let answer = connection.finish().await?.ok("POST a body of NDJSON")?;
+            let answer: Appended =
+                serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
+            load.faults.lost.fetch_add(n.saturating_sub(answer.appended), Ordering::Relaxed);
+            load.faults.duplicated.fetch_add(answer.appended.saturating_sub(n), Ordering::Relaxed);
+            Ok::<u64, BenchError>(answer.appended)
+        });
+    }
     let mut appended = 0;
-    for agent in agents {
-        appended += agent.await.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
+    while let Some(agent) = agents.join_next().await {
+        appended += agent.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
     }
     let time = load.start.elapsed();
     drop(progress);

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{BenchError, Dialect};
 
-/// How long a gateway may take to begin a stream.
+/// How long a gateway may take to begin a stream, or to answer a body that has ended.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A gateway to load.
@@ -150,7 +150,14 @@ impl Connection {
 
     pub async fn finish(&mut self) -> Result<Answer, BenchError> {
         self.socket.write_all(b"0\r\n\r\n").await?;
-        self.answer().await
+        let late =
+            || BenchError::Missing(format!("the gateway has not answered within {PATIENCE:?}: it may be frozen"));
+        timeout(PATIENCE, self.answer()).await.map_err(|_| late())?
+    }
+
+    /// Why a body was refused before its end, if the gateway has said so.
+    pub async fn refusal(&mut self, what: &str) -> Option<BenchError> {
+        timeout(Duration::from_secs(1), self.answer()).await.ok()?.ok()?.ok(what).err()
     }
 
     /// Follows a lane from a cursor, or from its start.

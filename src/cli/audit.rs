@@ -43,7 +43,7 @@ pub(super) struct AuditArgs {
     /// A header of every request: 'Name: value'. Values are not shown
     #[arg(long, short = 'H', value_name = "HEADER")]
     header: Vec<String>,
-    /// A bearer token of every request
+    /// The bearer token (a JWT) for a gateway; nobody else gets it, see -H
     #[arg(long, env = "MOORLINE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
     /// Where a client comes back to a stream, and other surfaces see it (GET)
@@ -150,6 +150,9 @@ fn target(args: &AuditArgs) -> Result<Target, String> {
         None => url.to_owned(),
     };
     let mut headers = args.header.iter().map(|line| header(line)).collect::<Result<Vec<_>, _>>()?;
+    // A gateway's token is for gateways, and goes to nobody else.
+    let authorized = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+    let token = token.filter(|_| !authorized && (args.session.is_some() || gateway_of(url).is_some()));
     headers.extend(token.map(|token| ("authorization".to_owned(), format!("Bearer {token}"))));
     let body = args.data.as_deref().map(body).transpose()?;
     let is_json = body.as_deref().is_some_and(|body| body.trim_start().starts_with(['{', '[']));

@@ -34,13 +34,13 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive)]
     publishers: usize,
     /// Events a second in all, due at fixed times; without it each publisher sends as soon as it has its answer
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
     /// How many seconds to measure
-    #[arg(long, value_name = "N", default_value_t = 10.0)]
+    #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = seconds)]
     seconds: f64,
     /// How many seconds to run before that
-    #[arg(long, value_name = "N", default_value_t = 1.0)]
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = seconds)]
     warmup: f64,
     /// Events of a history (replay, resume-storm)
     #[arg(long, value_name = "N")]
@@ -95,6 +95,16 @@ fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "takes a whole number from 1".to_owned())
 }
 
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=86_400.0).contains(seconds));
+    seconds.ok_or_else(|| "takes a number of seconds, up to a day".to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| *rate > 0.0 && *rate <= 1e7);
+    rate.ok_or_else(|| "takes a number above 0, up to ten million".to_owned())
+}
+
 /// Runs the load. Fails if anything was lost, doubled, out of order or not what was sent.
 pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
     let (shape, sessions, clients, events) = match args.shape {
@@ -106,7 +116,7 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
         ShapeArg::ResumeStorm => (Shape::ResumeStorm, 10, 100, 100),
     };
     if args.neighbour.is_some() && shape != Shape::ResumeStorm {
-        return Err(Failure::Other("only a resume-storm takes --neighbour and --kill".into()));
+        return Err(Failure::Usage("only a resume-storm takes --neighbour and --kill".into()));
     }
     let failed = |error: bench::BenchError| Failure::Other(error.to_string());
     let dialect = match args.dialect {
@@ -114,7 +124,8 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
         DialectArg::Nchan => Dialect::Nchan,
         DialectArg::DurableStreams => Dialect::DurableStreams,
     };
-    let resolve = |url| Target::resolve(url, args.gateway.token.clone(), dialect);
+    let token = args.gateway.token_now().map_err(Failure::Usage)?;
+    let resolve = |url| Target::resolve(url, token.clone(), dialect);
     let target = resolve(&args.gateway.url).await.map_err(failed)?;
     let neighbour = match (&args.neighbour, args.kill) {
         (Some(url), Some(pid)) => Some(Neighbour { target: resolve(url).await.map_err(failed)?, pid }),
@@ -127,9 +138,9 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
         stalled: args.stalled.into(),
         numbered: args.numbered,
         publishers: args.publishers,
-        rate: args.rate.filter(|rate| *rate > 0.0),
-        duration: Duration::from_secs_f64(args.seconds.clamp(0.1, 86_400.0)),
-        warmup: Duration::from_secs_f64(args.warmup.clamp(0.0, 3_600.0)),
+        rate: args.rate,
+        duration: Duration::from_secs_f64(args.seconds.max(0.1)),
+        warmup: Duration::from_secs_f64(args.warmup),
         events: args.events.unwrap_or(events).max(2),
         text: args.text,
         pids: args.pid,
@@ -139,7 +150,7 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
     let away = |target: &Target| !target.is_loopback();
     if (away(&target) || plan.neighbour.iter().any(|neighbour| away(&neighbour.target))) && !args.remote {
         let detail = "the gateway is not on this machine; --remote loads it all the same";
-        return Err(Failure::Other(detail.into()));
+        return Err(Failure::Usage(detail.into()));
     }
     let report = tokio::select! {
         report = bench::run(&target, &plan) => report.map_err(failed)?,

@@ -10,6 +10,7 @@ use crate::id::Name;
 #[command(after_help = super::EXIT_CODES)]
 pub(super) enum SessionsAction {
     /// What a session holds: its lanes, runs, pending commands and approvals
+    #[command(after_help = super::EXIT_CODES)]
     Show {
         #[command(flatten)]
         target: Target,
@@ -18,8 +19,10 @@ pub(super) enum SessionsAction {
         json: bool,
     },
     /// End a session: what runs is cancelled, nothing can be appended any more, followers end
+    #[command(after_help = super::EXIT_CODES)]
     Close(Target),
     /// Erase a session and all that it holds
+    #[command(after_help = super::EXIT_CODES)]
     Delete(Target),
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{Ending, Failure, duration, output, parse_name};
 use crate::{
-    auth::{Order, Pattern, Right, mint},
+    auth::{Order, Pattern, Right, SUBJECT_MAX, mint},
     id::Name,
 };
 
@@ -43,7 +43,7 @@ pub(super) struct TokenArgs {
     #[arg(long, value_parser = parse_name, value_name = "NAME")]
     agent: Option<Name>,
     /// Whom it is for; limits count by it
-    #[arg(long, default_value = "developer", value_name = "TEXT")]
+    #[arg(long, default_value = "developer", value_parser = subject, value_name = "TEXT")]
     sub: String,
     /// How long it is good
     #[arg(long, value_parser = duration, default_value = "1h", value_name = "TIME")]
@@ -91,4 +91,13 @@ pub(super) fn run(args: TokenArgs) -> Result<Ending, Failure> {
     let token = mint(&args.secret_file, &order).map_err(|error| Failure::Other(error.to_string()))?;
     output::line(&token)?;
     Ok(Ending::Done)
+}
+
+/// What a gateway takes as one.
+fn subject(text: &str) -> Result<String, String> {
+    if (1..=SUBJECT_MAX).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("it takes 1 to {SUBJECT_MAX} bytes"))
+    }
 }

@@ -1,6 +1,6 @@
 // The raw log: a list of which only the rows in sight are in the page, whatever its length.
 
-import { clock, count, el, find, hue } from "./dom.js";
+import { clock, count, el, find, hue, say } from "./dom.js";
 
 const ROW = 26;
 /** Rows above and below what can be seen, for scrolling. */
@@ -59,6 +59,7 @@ export class Log {
   update() {
     if (!this.#stale) return;
     this.#stale = false;
+    say(find("log-found"), this.#filter === "" ? "" : `${count(this.#rows.length)} of ${count(this.#entries.length)}`);
     this.#sized = this.#rows.length;
     this.#sizer.style.height = `${this.#sized * ROW}px`;
     if (this.#following) this.#scroller.scrollTop = this.#sized * ROW;
@@ -72,7 +73,6 @@ export class Log {
   #setFilter(text) {
     this.#filter = text.trim().toLowerCase();
     this.#rows = this.#filter === "" ? this.#entries : this.#entries.filter((entry) => this.#passes(entry));
-    find("log-found").textContent = this.#filter === "" ? "" : `${count(this.#rows.length)} of ${count(this.#entries.length)}`;
     this.#stale = true;
     this.update();
   }

@@ -44,7 +44,6 @@ function begin(name) {
   find("main").hidden = false;
   find("cut").hidden = false;
   say(find("session-name"), name);
-  remember(name);
   refreshing += 1;
   api = new Api(name);
   connection?.end();
@@ -105,6 +104,8 @@ function state(name, detail) {
   const box = find("connection");
   box.dataset.state = name;
   if (name !== "live") live = false;
+  // A name that the gateway has taken.
+  if (name === "catching up") remember(find("session-name").textContent);
   if (name === "off" || name === "waiting") lost = true;
   if (name === "connecting" && lost) {
     lost = false;

@@ -240,7 +240,7 @@ export class Model {
     const content = text(entry.data?.content);
     if (content === null) return raw.call(this, entry);
     const mediaType = text(entry.data.media_type) ?? "text/plain";
-    this.#add(entry, { kind: "file", name: text(entry.data.name) ?? "file", mediaType, content });
+    this.#add(entry, { kind: "file", name: written(text(entry.data.name) ?? "file"), mediaType, content });
   }
 
   runStarted(entry) {
@@ -395,6 +395,11 @@ function question(prompt) {
   if (!listed && items !== undefined) rest.items = items;
   const more = Object.keys(rest).length === 0 ? "" : JSON.stringify(rest, null, 1);
   return { words, items: listed ? items.map(plain) : [], more };
+}
+
+/** A name as it is written: without what would turn the direction of its letters, and `exe.pdf` into `fdp.exe`. */
+function written(name) {
+  return name.replaceAll(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
 }
 
 /** Any JSON as a short text. */

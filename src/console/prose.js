@@ -157,7 +157,7 @@ function spans(text) {
       case "em":
         return el(span.kind, {}, span.text);
       case "link":
-        return el("a", { href: span.href, rel: "noopener noreferrer", target: "_blank" }, span.text);
+        return el("a", { href: span.href, title: span.href, rel: "noopener noreferrer", target: "_blank" }, span.text);
       default:
         return span.text;
     }
