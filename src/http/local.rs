@@ -39,7 +39,8 @@ impl Local {
         }
         // What a page may read is for CORS to say.
         let origin = headers.get(header::ORIGIN).filter(|_| !method.is_safe())?.to_str().unwrap_or_default();
-        let own = origin.strip_prefix("http://").is_some_and(|origin| origin.eq_ignore_ascii_case(host));
+        // By whichever scheme: something on this machine may speak TLS before it.
+        let own = origin.split_once("://").is_some_and(|(_, origin)| origin.eq_ignore_ascii_case(host));
         let allowed = self.origins.iter().any(|allowed| allowed == "*" || allowed == origin);
         (!own && !allowed).then_some(Stranger::Origin)
     }
@@ -106,6 +107,7 @@ mod tests {
         }
         for (origin, stranger) in [
             ("http://localhost:4770", None),
+            ("https://localhost:4770", None),
             ("http://localhost:5173", None),
             ("http://localhost:4771", Some(Stranger::Origin)),
             ("https://evil.example", Some(Stranger::Origin)),
