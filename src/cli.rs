@@ -249,12 +249,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// The address of a gateway.
 fn gateway_url(text: &str) -> Result<String, String> {
-    let url = reqwest::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    let url = url.ok_or("it takes the form http://host:port or https://host")?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("it has a user or a password, and a gateway asks for neither; see --token".to_owned());
-    }
-    Ok(text.to_owned())
+    crate::client::check_address(text).map(|()| text.to_owned())
 }
 
 /// A pause between things that are sent again and again.

@@ -357,6 +357,16 @@ impl Client {
 }
 
 /// A proxy for the outside world doesn't lead to this machine.
+/// Whether an address can be a gateway's; else what is wrong with it.
+pub fn check_address(text: &str) -> Result<(), String> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let url = url.ok_or("it takes the form http://host:port or https://host")?;
+    match url.username().is_empty() && url.password().is_none() {
+        true => Ok(()),
+        false => Err("it has a user or a password, and a gateway asks for neither but for a token".to_owned()),
+    }
+}
+
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

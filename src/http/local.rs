@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 
 use super::Problem;
 use crate::config::Cors;
@@ -31,7 +31,14 @@ impl Local {
     }
 
     /// Whether a request is a stranger's.
-    pub fn judge(&self, method: &Method, headers: &HeaderMap) -> Option<Stranger> {
+    pub fn judge<B>(&self, request: &Request<B>) -> Option<Stranger> {
+        // Probes and scrapers ask by all kinds of names, and what they are told opens nothing.
+        let open = ["/v1/", "/console"];
+        let asks = open.iter().any(|path| request.uri().path().starts_with(path));
+        if asks { self.judge_head(request.method(), request.headers()) } else { None }
+    }
+
+    fn judge_head(&self, method: &Method, headers: &HeaderMap) -> Option<Stranger> {
         // Every browser says which host it means; what does not is none.
         let host = headers.get(header::HOST)?.to_str().unwrap_or_default();
         if !is_this_machine(host) {
@@ -97,7 +104,7 @@ mod tests {
         let judge = |method: Method, host: &'static str, origin: Option<&'static str>| {
             let mut headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
             headers.extend(origin.map(|origin| (header::ORIGIN, HeaderValue::from_static(origin))));
-            local.judge(&method, &headers)
+            local.judge_head(&method, &headers)
         };
         for host in ["localhost", "LocalHost.:4770", "127.0.0.1:4770", "127.9.9.9", "[::1]:4770", "a.localhost:1"] {
             assert_eq!(judge(Method::GET, host, None), None, "{host}");
@@ -116,6 +123,6 @@ mod tests {
             assert_eq!(judge(Method::POST, "localhost:4770", Some(origin)), stranger, "{origin}");
             assert_eq!(judge(Method::GET, "localhost:4770", Some(origin)), None, "{origin}");
         }
-        assert_eq!(local.judge(&Method::POST, &HeaderMap::new()), None);
+        assert_eq!(local.judge_head(&Method::POST, &HeaderMap::new()), None);
     }
 }

@@ -76,7 +76,7 @@ where
         // Kept for the one line that a failure is worth; a clone of shared bytes.
         let uri = request.uri().clone();
         let local = self.gateway.local.as_ref().filter(|_| self.guarded);
-        if let Some(stranger) = local.and_then(|local| local.judge(request.method(), request.headers())) {
+        if let Some(stranger) = local.and_then(|local| local.judge(&request)) {
             *request.uri_mut() = Uri::from_static(super::NOWHERE);
             request.extensions_mut().insert(stranger);
         }
