@@ -36,6 +36,8 @@ enum Status {
 struct Command {
     kind: String,
     run: Option<String>,
+    /// It stops all that descends from the run, too.
+    tree: bool,
     outcome: Option<String>,
     expires_not_before: Ms,
 }
@@ -163,7 +165,9 @@ impl Story {
                 }
                 self.issued.push(command.clone());
                 let expires_not_before = now;
-                let before = self.commands.insert(command, Command { kind, run, outcome: None, expires_not_before });
+                let tree = kind == "stop" && event["data"]["data"]["tree"] == true;
+                let issued = Command { kind, run, tree, outcome: None, expires_not_before };
+                let before = self.commands.insert(command, issued);
                 prop_assert!(before.is_none(), "issued twice");
             }
             "command.consumed" | "command.rejected" | "command.expired" | "command.superseded" => {
@@ -180,8 +184,13 @@ impl Story {
                 command.outcome = Some(how);
                 if lapses && let Some(run) = command.run.clone() {
                     let holds = |c: &Command| c.kind == "stop" && c.outcome.is_none() && c.run.as_ref() == Some(&run);
-                    if !self.commands.values().any(holds) && self.expected.remove(&run) {
+                    // What still holds, holds as far as it was meant.
+                    let trees: Vec<_> = self.commands.values().filter(|c| holds(c)).map(|c| c.tree).collect();
+                    if self.expected.contains(&run) && !trees.contains(&true) {
                         self.trees.remove(&run);
+                    }
+                    if trees.is_empty() {
+                        self.expected.remove(&run);
                     }
                 }
             }
