@@ -41,7 +41,7 @@ use crate::{
     writer::Writers,
 };
 use ring::{Repair, Ring};
-use waiting::Waiting;
+use waiting::{Budget, Waiting};
 
 /// A live session outlives its last follower by this, so that a client that reconnects finds it as it was.
 const LINGER: Duration = Duration::from_secs(5);
@@ -58,6 +58,7 @@ pub struct Hub {
     store: Arc<dyn Store>,
     writers: Arc<Writers>,
     live: Mutex<HashMap<Name, Arc<Live>>>,
+    budget: Arc<Budget>,
 }
 
 /// A session that somebody follows here.
@@ -70,6 +71,7 @@ struct Live {
     status: watch::Sender<Status>,
     /// Wakes the task that waits for the session's deadlines: they have changed, or the session has ended.
     control: Arc<Notify>,
+    budget: Arc<Budget>,
     subscription: Mutex<Option<Subscription>>,
     _counted: Held,
 }
@@ -101,7 +103,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hub {
     /// A hub on this store.
     pub fn new(store: Arc<dyn Store>, writers: Arc<Writers>) -> Arc<Self> {
-        Arc::new(Hub { store, writers, live: Default::default() })
+        Arc::new(Hub { store, writers, live: Default::default(), budget: Arc::new(Budget::new()) })
     }
 
     /// Begins to follow a lane. An error means that the store could not be asked.
@@ -119,7 +121,7 @@ impl Hub {
         let live = {
             let mut all = lock(&self.live);
             let live = all.entry(session.clone()).or_insert_with(|| {
-                let live = Arc::new(Live::new(session.clone(), self.store.clone()));
+                let live = Arc::new(Live::new(session.clone(), self.store.clone(), self.budget.clone()));
                 tokio::spawn(start(self.clone(), live.clone()));
                 live
             });
@@ -240,7 +242,7 @@ impl Tail for TailEnd {
 }
 
 impl Live {
-    fn new(session: Name, store: Arc<dyn Store>) -> Self {
+    fn new(session: Name, store: Arc<dyn Store>, budget: Arc<Budget>) -> Self {
         Live {
             session,
             store,
@@ -248,6 +250,7 @@ impl Live {
             followers: AtomicUsize::new(0),
             status: watch::Sender::new(Status::Starting),
             control: Default::default(),
+            budget,
             subscription: Mutex::new(None),
             _counted: METRICS.live_sessions.hold(),
         }
