@@ -21,7 +21,14 @@ pub use process::Cpu;
 pub use resume::Neighbour;
 pub use wire::Target;
 
-use std::{io, time::Duration};
+use std::{
+    future::Future,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::SetOnce;
 
 /// Which load to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +78,23 @@ pub struct Plan {
     pub neighbour: Option<Neighbour>,
     /// Say on stderr how it goes.
     pub progress: bool,
+    /// Set, it ends the run: what was measured by then is reported, if that is something.
+    pub stop: Arc<SetOnce<Instant>>,
+}
+
+impl Plan {
+    /// Does what nothing is measured in, unless the run is to end.
+    async fn prepare<T>(&self, work: impl Future<Output = Result<T, BenchError>>) -> Result<T, BenchError> {
+        tokio::select! {
+            result = work => result,
+            _ = self.stop.wait() => Err(BenchError::Interrupted),
+        }
+    }
+
+    /// Lets time go by, unless the run is to end.
+    async fn pause(&self, time: Duration) {
+        let _ = tokio::time::timeout(time, self.stop.wait()).await;
+    }
 }
 
 /// Why there is no result.
@@ -98,25 +122,45 @@ pub enum BenchError {
     /// Something that should have come did not.
     #[error("{0}")]
     Missing(String),
+    /// It was told to end.
+    #[error("interrupted before anything was measured")]
+    Interrupted,
 }
 
 /// Runs a plan against a gateway.
 pub async fn run(target: &Target, plan: &Plan) -> Result<Report, BenchError> {
     let names = Names::new(target.dialect, plan.sessions);
-    names.create(target).await?;
-    let result = match plan.shape {
-        Shape::Tokens | Shape::Broadcast => live::run(target, plan, &names).await,
-        Shape::Ingest => live::ingest(target, plan, &names).await,
-        Shape::Replay => resume::replay(target, plan, &names).await,
-        Shape::Idle => resume::idle(target, plan, &names).await,
-        Shape::ResumeStorm => resume::storm(target, plan, &names, plan.neighbour.as_ref()).await,
+    let work = async {
+        names.create(target).await?;
+        match plan.shape {
+            Shape::Tokens | Shape::Broadcast => live::run(target, plan, &names).await,
+            Shape::Ingest => live::ingest(target, plan, &names).await,
+            Shape::Replay => resume::replay(target, plan, &names).await,
+            Shape::Idle => resume::idle(target, plan, &names).await,
+            Shape::ResumeStorm => plan.prepare(resume::storm(target, plan, &names, plan.neighbour.as_ref())).await,
+        }
     };
+    let too_late = async {
+        plan.stop.wait().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let result = tokio::select! {
+        result = work => result,
+        () = too_late => Err(BenchError::Interrupted),
+    };
+    // All that still wrote has ended with the work.
     names.delete(target).await;
-    result
+    match plan.stop.get() {
+        Some(_) => result.map(|report| Report { title: format!("{}, interrupted", report.title), ..report }),
+        None => result,
+    }
 }
 
+/// How long a run may take to come to its end once it was told to.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// How long it may take to delete the sessions of a run.
-const TIDYING: std::time::Duration = std::time::Duration::from_secs(10);
+const TIDYING: Duration = Duration::from_secs(10);
 
 /// The sessions of a run: new ones, deleted at its end.
 struct Names {

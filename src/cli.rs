@@ -63,19 +63,21 @@ enum Action {
     Health(health::HealthArgs),
 }
 
+/// The heading of its options: said with each, for a heading of all would go on behind them.
+const GATEWAY: &str = "Gateway";
+
 /// Which gateway, and as whom.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Gateway")]
 struct Gateway {
     /// The gateway's address
-    #[arg(long, env = "MOORLINE_URL", default_value = "http://127.0.0.1:4770", value_parser = gateway_url, value_name = "URL")]
+    #[arg(long, env = "MOORLINE_URL", default_value = "http://127.0.0.1:4770", value_parser = gateway_url, value_name = "URL", help_heading = GATEWAY)]
     url: String,
     /// The bearer token (a JWT), where the gateway asks for one
-    #[arg(long, env = "MOORLINE_TOKEN", hide_env_values = true, value_name = "JWT")]
+    #[arg(long, env = "MOORLINE_TOKEN", hide_env_values = true, value_name = "JWT", help_heading = GATEWAY)]
     token: Option<String>,
     /// A file with the bearer token, read again when a stream is opened and when the token is refused: put a fresh one there
     /// before it ends. Goes before --token
-    #[arg(long, env = "MOORLINE_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, env = "MOORLINE_TOKEN_FILE", value_name = "FILE", help_heading = GATEWAY)]
     token_file: Option<PathBuf>,
 }
 
@@ -139,7 +141,12 @@ pub fn main() -> ExitCode {
     };
     let code = runtime.block_on(async {
         if !matches!(cli.action, Action::Serve(_)) {
-            tokio::spawn(end_anyway());
+            // These two have sessions to delete, on a gateway that may be slow.
+            let patience = match cli.action {
+                Action::Bench(_) | Action::Audit(_) => Duration::from_secs(20),
+                _ => Duration::from_secs(1),
+            };
+            tokio::spawn(end_anyway(patience));
         }
         match cli.action {
             Action::Serve(args) => serve::run(*args).await,
@@ -213,10 +220,13 @@ async fn interrupted() {
 }
 
 /// A subcommand that sees Ctrl-C tidies up and ends. One that is stuck in a write, because nobody takes what it prints,
-/// can't see it.
-async fn end_anyway() {
+/// can't see it. Nor does it get more time than this, or than until the next Ctrl-C.
+async fn end_anyway(patience: Duration) {
     interrupted().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::select! {
+        () = tokio::time::sleep(patience) => {}
+        () = interrupted() => {}
+    }
     std::process::exit(i32::from(INTERRUPTED));
 }
 

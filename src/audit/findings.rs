@@ -28,6 +28,8 @@ pub struct Findings {
 pub struct First {
     /// How many events.
     pub events: usize,
+    /// How many more came without an id, where these have one.
+    pub without_id: usize,
     /// How long it took.
     pub took: Duration,
     /// It came to an end of its own.

@@ -5,14 +5,21 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use serde_json::json;
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use super::wire::AuditError;
 use crate::{
     client::{Client, Command, Error, RunEnd, Speaker, StartRun, random_name},
     id::Name,
 };
+
+/// How long the end may take, in all.
+const TIDYING: Duration = Duration::from_secs(5);
 
 /// A gateway, and how it is fed.
 #[derive(Debug, Clone)]
@@ -90,10 +97,9 @@ impl Gateway {
     pub(super) async fn delete_sessions(&self) {
         let sessions = std::mem::take(&mut *self.sessions());
         let Ok(client) = self.client() else { return };
-        for session in sessions {
-            // Nobody can do more about it; the session goes with its time to live.
-            let _ = tokio::time::timeout(Duration::from_secs(5), client.delete(&session)).await;
-        }
+        let all = join_all(sessions.iter().map(|session| client.delete(session)));
+        // Nobody can do more about it; what is left goes with its time to live.
+        let _ = timeout(TIDYING, all).await;
     }
 }
 

@@ -18,7 +18,7 @@ const PROMPT: Duration = Duration::from_secs(2);
 
 /// Resilience, fidelity, sync, control: always in this order.
 pub(super) fn all(target: &Target, findings: &Findings) -> Vec<Measure> {
-    vec![resilience(target, findings), fidelity(findings), sync(target, findings), control(target, findings)]
+    vec![resilience(target, findings), fidelity(target, findings), sync(target, findings), control(target, findings)]
 }
 
 fn resilience(target: &Target, findings: &Findings) -> Measure {
@@ -64,7 +64,7 @@ fn resilience(target: &Target, findings: &Findings) -> Measure {
     }
 }
 
-fn fidelity(findings: &Findings) -> Measure {
+fn fidelity(target: &Target, findings: &Findings) -> Measure {
     let tallies = || {
         findings.cuts.iter().filter_map(|cut| match &cut.fidelity {
             Fidelity::Compared(tally) => Some((cut, tally)),
@@ -106,6 +106,16 @@ fn fidelity(findings: &Findings) -> Measure {
             ),
         },
     });
+    let without_id = findings.first.as_ref().map_or(0, |first| first.without_id);
+    // Of a gateway it is known what they are.
+    let left_out = (without_id > 0 && !matches!(target, Target::Gateway(_))).then(|| Check {
+        what: "events without an id".into(),
+        status: Status::NotTested,
+        evidence: format!(
+            "{without_id} in the first stream, where the others have one: no client can come back to these, so they \
+             are taken for the connection's own (pings and the like)"
+        ),
+    });
     let mut advice = Vec::new();
     if lost > 0 {
         advice.push("Lost: read the log on from the very id that the client names, and join history to what is live without a gap (subscribe first, then read).".to_owned());
@@ -139,7 +149,7 @@ fn fidelity(findings: &Findings) -> Measure {
             ("out_of_order", moved as f64),
             ("foreign", foreign as f64),
         ]),
-        checks: checks.collect(),
+        checks: checks.chain(left_out).collect(),
         advice,
     }
 }

@@ -215,12 +215,15 @@ fn verdict(measures: &[Measure]) -> Verdict {
     if [resilience, fidelity, sync].iter().any(|m| m.status == Status::NotTested) {
         return Verdict { trap: Trap::Undecided, why: format!("not tested: {}", untested.join(", ")) };
     }
-    match control.status {
-        Status::NotTested => {
-            said(Trap::Free, "all cuts were survived, nothing was lost, all surfaces saw it; control was not tested")
+    let of_control = match control.status {
+        Status::NotTested => "; control was not tested",
+        _ if control.checks.iter().any(|check| check.status == Status::NotTested) => {
+            ", and control held as far as it was tested"
         }
-        _ => said(Trap::Free, "all cuts were survived, nothing was lost, all surfaces saw it, and control held"),
-    }
+        _ => ", and control held",
+    };
+    let why = format!("all cuts were survived, nothing was lost, all surfaces saw it{of_control}");
+    Verdict { trap: Trap::Free, why }
 }
 
 impl Verdict {

@@ -132,6 +132,12 @@ impl Watching {
         if seen.with_id > 0 { seen.with_id } else { seen.units.len() }
     }
 
+    /// How many came without an id, where others have one.
+    pub fn without_id(&self) -> usize {
+        let seen = self.seen();
+        if seen.with_id > 0 { seen.units.len() - seen.with_id } else { 0 }
+    }
+
     /// Whether this came.
     pub fn holds(&self, key: &str) -> bool {
         self.seen().units.iter().rev().any(|unit| unit.key == key)

@@ -21,6 +21,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// The first surface has a head start, so that a stream of its own for each connection shows by its lag.
 const HEAD_START: Duration = Duration::from_millis(150);
 
+/// Within this time of the first event is at once.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
 /// Where the cuts fall, and whether the client is away until the stream is over. In this order, so that few trials have
 /// one of each.
 const CUTS: [(&str, f64, bool); 6] = [
@@ -137,7 +140,14 @@ impl Trials<'_> {
         let took = a.opened.elapsed();
         let took = a.end().map_or(took, |(_, at)| at.duration_since(a.opened));
         let ended = ended && !matches!(a.end(), Some((End::Enough, _)));
-        let first = First { events: units.len(), took, ended, ids: distinct_ids(&units), keys: keys(&units) };
+        let first = First {
+            events: units.len(),
+            without_id: a.without_id(),
+            took,
+            ended,
+            ids: distinct_ids(&units),
+            keys: keys(&units),
+        };
         findings.first = Some(first.clone());
         Ok(first)
     }
@@ -263,11 +273,16 @@ impl Trials<'_> {
                 again.quiet(SOON, Instant::now() + PATIENCE).await;
                 // A stream that goes on has brought more meanwhile than was asked of the observer.
                 going_on = last.filter(|_| observer.end().is_none());
-                keys(&seen)
+                match observer.end() {
+                    // It saw less than there was: what else came is no fault of the return.
+                    Some((End::Broken(why), _)) => Err(format!("the uncut observer's connection broke: {why}")),
+                    _ if seen.is_empty() => Err("the uncut observer saw nothing".into()),
+                    _ => Ok(keys(&seen)),
+                }
             }
             None => {
                 again.quiet(PATIENCE, deadline).await;
-                Vec::new()
+                Err("there was no uncut observer to compare with".into())
             }
         };
         let end = again.end();
@@ -276,46 +291,46 @@ impl Trials<'_> {
             let reached = after.iter().position(|unit| unit.key == key && unit.at + SOON >= at);
             after.truncate(reached.map_or(after.len(), |i| i + 1));
         }
-        Ok(self.compare(label, &before, &after, &reference, end.map(|(end, _)| end)))
+        Ok(compare(label, &before, &after, reference, end.map(|(end, _)| end)))
     }
+}
 
-    fn compare(
-        &self,
-        label: &str,
-        before: &[Unit],
-        after: &[Unit],
-        reference: &[String],
-        end: Option<End>,
-    ) -> CutFinding {
-        let seen = before.len();
-        let how = match (&end, after.len()) {
-            (None, 0) => "the connection came back, but nothing came on it".to_owned(),
-            (None, n) => format!("{n} events came after the return"),
-            (Some(End::Broken(why)), n) => format!("{n} events came after the return, then it broke: {why}"),
-            (Some(_), 0) => "the connection came back and ended at once, without an event".into(),
-            (Some(_), n) => format!("{n} events came after the return, to an end"),
-        };
-        let tally = judge::tally(&keys(before), &keys(after), reference);
-        let finding = |survived, what, fidelity| CutFinding { label: label.into(), seen, survived, what, fidelity };
-        match tally {
-            Some(tally) if tally.due == 0 => {
-                let what = "nothing was to come after the cut";
-                finding(None, what.into(), Fidelity::Untested(what.into()))
-            }
-            Some(tally) => finding(Some(tally.to_the_end), how, Fidelity::Compared(tally)),
-            None => {
-                // Without a reference: whether anything new came, and an end.
-                let old = keys(before);
-                let new = after.iter().any(|unit| !old.contains(&unit.key));
-                let survived = new && matches!(end, Some(End::Clean));
-                let why = if reference.is_empty() {
-                    "there was no uncut observer to compare with"
-                } else {
-                    "the uncut observer saw another stream, so there was nothing to compare with"
-                };
-                // Beside another stream, what came after the return may be a third.
-                finding(reference.is_empty().then_some(survived), how, Fidelity::Untested(why.into()))
-            }
+/// What a return was worth, beside what an uncut observer saw (or why there is nothing to compare with).
+fn compare(
+    label: &str,
+    before: &[Unit],
+    after: &[Unit],
+    reference: Result<Vec<String>, String>,
+    end: Option<End>,
+) -> CutFinding {
+    let seen = before.len();
+    let how = match (&end, after.len()) {
+        (None, 0) => "the connection came back, but nothing came on it".to_owned(),
+        (None, n) => format!("{n} events came after the return"),
+        (Some(End::Broken(why)), n) => format!("{n} events came after the return, then it broke: {why}"),
+        (Some(_), 0) => "the connection came back and ended at once, without an event".into(),
+        (Some(_), n) => format!("{n} events came after the return, to an end"),
+    };
+    let finding = |survived, what, fidelity| CutFinding { label: label.into(), seen, survived, what, fidelity };
+    let reference = match reference {
+        Ok(reference) => reference,
+        Err(why) => {
+            // Whether anything new came, and an end.
+            let old = keys(before);
+            let new = after.iter().any(|unit| !old.contains(&unit.key));
+            return finding(Some(new && matches!(end, Some(End::Clean))), how, Fidelity::Untested(why));
+        }
+    };
+    match judge::tally(&keys(before), &keys(after), &reference) {
+        Some(tally) if tally.due == 0 => {
+            let what = "nothing was to come after the cut";
+            finding(None, what.into(), Fidelity::Untested(what.into()))
+        }
+        Some(tally) => finding(Some(tally.to_the_end), how, Fidelity::Compared(tally)),
+        None => {
+            // Beside another stream, what came after the return may be a third.
+            let why = "the uncut observer saw another stream, so there was nothing to compare with";
+            finding(None, how, Fidelity::Untested(why.into()))
         }
     }
 }
@@ -341,10 +356,12 @@ fn synced(a: &Watching, others: &[Watching]) -> SyncFinding {
         let head_start = b.opened.duration_since(a.opened);
         let same_start = units.first().map(|unit| &unit.key) == theirs.first().map(|unit| &unit.key);
         let median = behind.get(behind.len() / 2).copied();
-        // Either everything is as late as the surface joined, or it is another stream altogether.
+        // Either everything is as late as the surface joined, or it is another stream altogether. A log that is polled
+        // may be as late; but it has at once what the first surface had by then.
         if let Some(median) = median
             && same_start
             && median >= head_start / 2
+            && !has_a_history(&units, &theirs, units.len() - live.len())
         {
             return SyncFinding::Private(median);
         }
@@ -353,6 +370,15 @@ fn synced(a: &Watching, others: &[Watching]) -> SyncFinding {
     }
     lags.sort_by(f64::total_cmp);
     SyncFinding::Seen { surfaces, lags }
+}
+
+/// Whether a surface that joined after so many events had them in one go, which a stream that began anew can't have.
+fn has_a_history(first: &[Unit], joined: &[Unit], before: usize) -> bool {
+    let at_once = |units: &[Unit]| {
+        let limit = units.first().map(|unit| unit.at + AT_ONCE);
+        units.iter().take_while(|unit| Some(unit.at) <= limit).count()
+    };
+    at_once(joined) >= before && at_once(joined) > at_once(first)
 }
 
 /// What a request that was sent again brought. The answer: whether it went on where the cut was.

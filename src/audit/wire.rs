@@ -16,6 +16,7 @@ use reqwest::{Method, Response, header};
 use tokio::time::timeout;
 
 use super::stream::{Form, Watching};
+use crate::client::Error;
 
 /// Until a connection stands.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -55,6 +56,14 @@ pub enum AuditError {
         /// The content type.
         kind: String,
     },
+    /// The answer is compressed, which was not asked for.
+    #[error("{url} answers with content encoded as {encoding}, though nothing but plain content was asked for")]
+    Encoded {
+        /// Without what may be secret in it.
+        url: String,
+        /// The content encoding.
+        encoding: String,
+    },
     /// The request can't be made.
     #[error("the request can't be sent: {0}")]
     BadRequest(String),
@@ -63,7 +72,7 @@ pub enum AuditError {
     Nothing(String),
     /// The gateway did not do what a gateway does.
     #[error("{0}")]
-    Gateway(#[from] crate::client::Error),
+    Gateway(#[from] Error),
 }
 
 fn with_colon(text: &str) -> String {
@@ -88,6 +97,13 @@ impl AuditError {
             }
             AuditError::NoStream { .. } => Some(
                 "Is it the address of the stream itself? Some endpoints stream only when asked, as with \"stream\":true.",
+            ),
+            AuditError::Encoded { .. } => Some(
+                "A client that did not ask for it can't read it: let the server, or the proxy before it, obey Accept-Encoding.",
+            ),
+            AuditError::Gateway(Error::Problem(problem)) if !problem.code.is_empty() => None,
+            AuditError::Gateway(Error::Problem(_) | Error::Protocol(_)) => Some(
+                "An address without a path is taken for a Moorline gateway; if it is a stream itself, say --plain.",
             ),
             _ => None,
         }
@@ -160,6 +176,10 @@ impl Wire {
         }
         let kind = header(header::CONTENT_TYPE);
         let Some(form) = Form::of(&kind) else { return Err(AuditError::NoStream { url, kind }) };
+        let encoding = header(header::CONTENT_ENCODING);
+        if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") {
+            return Err(AuditError::Encoded { url, encoding });
+        }
         let headers = response.headers().iter();
         let headers = headers.filter_map(|(k, v)| Some((k.as_str().to_owned(), v.to_str().ok()?.to_owned()))).collect();
         Ok(Watching::start(response, form, headers))

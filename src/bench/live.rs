@@ -8,51 +8,68 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{SetOnce, mpsc},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{
     BenchError, Cpu, Dialect, Names, Plan, Report, Shape, Target,
     meter::{Faults, Meter, Progress},
     read_event,
-    wire::{Connection, Frame, Frames},
+    wire::{Connection, Frame, Frames, PATIENCE},
     write_event,
 };
 
 /// How long a client may take, after the last event was published, to have them all.
 const LAST_WAIT: Duration = Duration::from_secs(20);
+/// How long a publisher waits after a refusal.
+const AFTER_REFUSAL: Duration = Duration::from_millis(100);
 /// Lines in one piece of an ingest body.
 const PIECE: u64 = 64;
+/// Sessions that are read at once to check what an ingest left.
+const CHECKERS: usize = 8;
 
 struct Load {
     start: Instant,
     /// Measured from here, in microseconds after the start …
     from_us: u64,
-    /// … to here.
-    to_us: u64,
+    /// … to here, or to where it was told to end.
+    until_us: u64,
+    stop: Arc<SetOnce<Instant>>,
     text: usize,
     /// Events published in each session.
     published: Vec<AtomicU64>,
     /// The number of the event that each client reads next.
     read: Vec<AtomicU64>,
+    /// Since when each publisher waits for an answer, in microseconds after the start; 0 if it does not.
+    waiting: Vec<AtomicU64>,
     appended: AtomicU64,
     delivered: AtomicU64,
+    /// Events that were due, and not sent.
+    unsent: AtomicU64,
     delivery: Meter,
     append: Meter,
     faults: Faults,
 }
 
 impl Load {
-    fn new(plan: &Plan) -> Self {
+    fn new(plan: &Plan, warmup: Duration) -> Self {
         Load {
             start: Instant::now(),
-            from_us: plan.warmup.as_micros() as u64,
-            to_us: (plan.warmup + plan.duration).as_micros() as u64,
+            from_us: warmup.as_micros() as u64,
+            until_us: (warmup + plan.duration).as_micros() as u64,
+            stop: plan.stop.clone(),
             text: plan.text,
             published: (0..plan.sessions).map(|_| AtomicU64::new(0)).collect(),
             read: (0..plan.sessions * plan.clients).map(|_| AtomicU64::new(0)).collect(),
+            waiting: (0..plan.publishers).map(|_| AtomicU64::new(0)).collect(),
             appended: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
+            unsent: AtomicU64::new(0),
             delivery: Meter::new(),
             append: Meter::new(),
             faults: Faults::default(),
@@ -63,8 +80,38 @@ impl Load {
         self.start.elapsed().as_micros() as u64
     }
 
+    fn to_us(&self) -> u64 {
+        let told = self.stop.get().map(|at| at.saturating_duration_since(self.start).as_micros() as u64);
+        told.unwrap_or(u64::MAX).min(self.until_us)
+    }
+
     fn measured(&self, at_us: u64) -> bool {
-        (self.from_us..self.to_us).contains(&at_us)
+        (self.from_us..self.to_us()).contains(&at_us)
+    }
+
+    /// So long after the end that what was due by then and is still not sent would say nothing new.
+    fn is_hopeless(&self) -> bool {
+        let wait = if self.stop.get().is_some() { Duration::from_secs(1) } else { LAST_WAIT };
+        self.now_us() > self.to_us() + wait.as_micros() as u64
+    }
+
+    /// How long was measured.
+    fn measured_for(&self) -> Result<Duration, BenchError> {
+        let time = self.to_us().checked_sub(self.from_us).filter(|us| *us > 0).map(Duration::from_micros);
+        time.ok_or(BenchError::Interrupted)
+    }
+
+    /// Ends when a publisher has waited too long for an answer.
+    async fn frozen(&self) -> BenchError {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            let long_ago = self.now_us().saturating_sub(PATIENCE.as_micros() as u64);
+            let since = self.waiting.iter().map(|since| since.load(Ordering::Relaxed));
+            if since.filter(|since| *since > 0).any(|since| since < long_ago) {
+                let why = format!("a POST was not answered within {PATIENCE:?}: the gateway may be frozen");
+                return BenchError::Missing(why);
+            }
+        }
     }
 }
 
@@ -73,32 +120,33 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
     // Clients first, so that the clock starts with all of them live.
     // Spread over the sessions, and within each.
     let stalled = |n: usize| (n % plan.sessions + n / plan.sessions * 37) % 100 < plan.stalled;
-    let (mut readers, mut unread) = (Vec::with_capacity(total), Vec::new());
-    for n in 0..total {
-        let session = n % plan.sessions;
-        let connection = Connection::open(target).await?;
-        if stalled(n) {
-            connection.shrink()?;
-            unread.push(connection.follow(&names.follow(session), None).await?);
-            continue;
-        }
-        let mut frames = connection.follow(&names.follow(session), None).await?;
-        let mut live = !target.dialect.says_live();
-        while !live {
-            let open = frames.read(|frame| live |= frame == Frame::Live).await?;
-            if !open && !live {
-                return Err(BenchError::Missing("a stream ended before it had caught up".into()));
+    let (mut streams, mut unread) = (Vec::with_capacity(total), Vec::new());
+    let connect = async {
+        for n in 0..total {
+            let session = n % plan.sessions;
+            let connection = Connection::open(target).await?;
+            if stalled(n) {
+                connection.shrink()?;
+                unread.push(connection.follow(&names.follow(session), None).await?);
+                continue;
+            }
+            let mut frames = connection.follow(&names.follow(session), None).await?;
+            if target.dialect.says_live() {
+                frames.until_live(|_| ()).await?;
+            }
+            streams.push((n, frames));
+            if plan.progress && n % 500 == 499 {
+                eprint!("\r{} clients ", n + 1);
             }
         }
-        readers.push((n, frames));
-        if plan.progress && n % 500 == 499 {
-            eprint!("\r{} clients ", n + 1);
-        }
-    }
-    let load = Arc::new(Load::new(plan));
-    let readers: Vec<_> =
-        readers.into_iter().map(|(n, frames)| tokio::spawn(follow(load.clone(), n, frames))).collect();
-    let cpu = tokio::spawn(measure_cpu(plan.clone()));
+        Ok(())
+    };
+    plan.prepare(connect).await?;
+    let load = Arc::new(Load::new(plan, plan.warmup));
+    // What was begun ends with this function, also if that is dropped.
+    let (mut readers, mut publishing, mut cpu) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+    streams.into_iter().for_each(|(n, frames)| drop(readers.spawn(follow(load.clone(), n, frames))));
+    cpu.spawn(measure_cpu(plan.clone()));
     let progress = {
         let load = load.clone();
         Progress::start(plan.progress, move || load.delivered.load(Ordering::Relaxed), "deliveries")
@@ -106,25 +154,29 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
     // No more publishers than sessions: each session's events must come in their order.
     let publishers = plan.publishers.min(plan.sessions);
     let mut dues = Vec::new();
-    let tasks: Vec<_> = (0..publishers)
-        .map(|p| {
-            let paths = (0..plan.sessions).filter(|s| s % publishers == p).map(|s| (s, names.publish(s))).collect();
-            let due = plan.rate.map(|_| {
-                // As long as the gateway is behind: that is what an open loop measures.
-                let (due, turn) = mpsc::unbounded_channel();
-                dues.push(due);
-                turn
-            });
-            tokio::spawn(publish(target.clone(), load.clone(), p, plan.numbered, due, paths))
-        })
-        .collect();
+    for p in 0..publishers {
+        let paths = (0..plan.sessions).filter(|s| s % publishers == p).map(|s| (s, names.publish(s))).collect();
+        let due = plan.rate.map(|_| {
+            // As long as the gateway is behind: that is what an open loop measures.
+            let (due, turn) = mpsc::unbounded_channel();
+            dues.push(due);
+            turn
+        });
+        publishing.spawn(publish(target.clone(), load.clone(), p, plan.numbered, due, paths));
+    }
     if let Some(rate) = plan.rate {
         let load = load.clone();
         std::thread::spawn(move || pace(&load, rate, &dues));
     }
-    let mut failure = None;
-    for publisher in tasks {
-        failure = publisher.await.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string()))).err().or(failure);
+    let all_published = async {
+        while let Some(publisher) = publishing.join_next().await {
+            publisher.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
+        }
+        Ok::<_, BenchError>(())
+    };
+    tokio::select! {
+        result = all_published => result?,
+        error = load.frozen() => return Err(error),
     }
     let missing = || {
         let read = load.read.iter().enumerate().filter(|(n, _)| !stalled(*n));
@@ -132,37 +184,41 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
         read.map(|(session, read)| load.published[session].load(Ordering::Relaxed).saturating_sub(read)).sum::<u64>()
     };
     let waiting = Instant::now();
-    while failure.is_none() && missing() > 0 && waiting.elapsed() < LAST_WAIT {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    while missing() > 0 && waiting.elapsed() < LAST_WAIT {
+        sleep(Duration::from_millis(20)).await;
     }
     load.faults.lost.fetch_add(missing(), Ordering::Relaxed);
-    for reader in readers {
-        reader.abort();
+    readers.abort_all();
+    while let Some(reader) = readers.join_next().await {
         // It reads until it is told to end; else its stream ended or could not be read, or it panicked.
-        if !reader.await.is_err_and(|ended| ended.is_cancelled()) {
+        if !reader.is_err_and(|ended| ended.is_cancelled()) {
             load.faults.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
+    let not_read = unread.len();
     drop((progress, unread));
-    if let Some(failure) = failure {
-        cpu.abort();
-        return Err(failure);
-    }
-    let cpu = cpu.await.ok();
+    let cpu = cpu.join_next().await.and_then(Result::ok);
     let name = if plan.shape == Shape::Broadcast { "broadcast" } else { "tokens" };
     let pace = plan.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate:.0} events/s"));
-    let stalled = if plan.stalled > 0 { format!(" ({} % of them stalled)", plan.stalled) } else { String::new() };
+    let stalled = if not_read > 0 { format!(" ({not_read} of them stalled)") } else { String::new() };
     let numbered = if plan.numbered { "numbered " } else { "" };
     let title = format!(
         "{name}: {} sessions × {} clients{stalled}, {} publishers, {pace}, {numbered}events of {} bytes of text",
         plan.sessions, plan.clients, publishers, plan.text
     );
     let report = Report::new(title, &load.faults).over(
-        plan.duration,
+        load.measured_for()?,
         load.appended.load(Ordering::Relaxed),
         load.delivered.load(Ordering::Relaxed),
     );
-    Ok(Report { delivery: Some(load.delivery.latency()), append: Some(load.append.latency()), cpu, ..report })
+    Ok(Report {
+        delivery: Some(load.delivery.latency()),
+        append: Some(load.append.latency()),
+        cpu,
+        asked_per_second: plan.rate,
+        unsent: load.unsent.load(Ordering::Relaxed),
+        ..report
+    })
 }
 
 /// Reads a stream until it ends.
@@ -182,9 +238,9 @@ async fn follow(load: Arc<Load>, client: usize, mut frames: Frames) {
 
 /// The CPU time that goes by while a plan is measured.
 async fn measure_cpu(plan: Plan) -> Cpu {
-    tokio::time::sleep(plan.warmup).await;
+    plan.pause(plan.warmup).await;
     let before = Cpu::now(&plan.pids);
-    tokio::time::sleep(plan.duration).await;
+    plan.pause(plan.duration).await;
     Cpu::now(&plan.pids).since(before)
 }
 
@@ -219,7 +275,7 @@ fn check(load: &Load, shard: usize, event: &[u8], next: &mut u64) {
 fn pace(load: &Load, rate: f64, publishers: &[mpsc::UnboundedSender<u64>]) {
     for turn in 0u64.. {
         let due = (turn as f64 * 1e6 / rate) as u64;
-        if due >= load.to_us {
+        if due >= load.to_us() {
             return;
         }
         let early = due.saturating_sub(load.now_us());
@@ -243,21 +299,40 @@ async fn publish(
 ) -> Result<(), BenchError> {
     let mut connection = Connection::open(&target).await?;
     let mut body = Vec::new();
+    let mut accepted = false;
     for (session, path) in paths.iter().cycle() {
         let due = match &mut dues {
-            Some(dues) => dues.recv().await,
-            None => Some(load.now_us()).filter(|now| *now < load.to_us),
+            Some(dues) => match dues.recv().await {
+                Some(_) if load.is_hopeless() => {
+                    let left = 1 + std::iter::from_fn(|| dues.try_recv().ok()).count() as u64;
+                    load.unsent.fetch_add(left, Ordering::Relaxed);
+                    None
+                }
+                due => due,
+            },
+            None => Some(load.now_us()).filter(|now| *now < load.to_us()),
         };
         let Some(due) = due else { break };
+        let sent = load.now_us();
         let n = load.published[*session].load(Ordering::Relaxed);
         body.clear();
         write_event(&mut body, n, due, load.text);
-        let sent = load.now_us();
+        load.waiting[publisher].store(sent.max(1), Ordering::Relaxed);
         let answer = match numbered {
             true => connection.numbered(path, "application/json", n, &body).await?,
             false => connection.request("POST", path, "application/json", &body).await?,
         };
-        answer.ok("POST an event")?;
+        load.waiting[publisher].store(0, Ordering::Relaxed);
+        match answer.ok("POST an event") {
+            Ok(_) => accepted = true,
+            // Nothing was ever accepted: it is wrong, not busy.
+            Err(refusal) if !accepted => return Err(refusal),
+            Err(refusal) => {
+                load.faults.refused(&refusal);
+                sleep(AFTER_REFUSAL).await;
+                continue;
+            }
+        }
         load.published[*session].store(n + 1, Ordering::Relaxed);
         let now = load.now_us();
         if load.measured(now) {
@@ -281,7 +356,8 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
         return Err(BenchError::Unsupported("bodies of NDJSON"));
     }
     let before = Cpu::now(&plan.pids);
-    let load = Arc::new(Load::new(plan));
+    // Its rate is that of whole bodies, from the first byte to the answer: there is nothing to warm up.
+    let load = Arc::new(Load::new(plan, Duration::ZERO));
     let progress = {
         let load = load.clone();
         Progress::start(plan.progress, move || load.appended.load(Ordering::Relaxed), "events sent")
@@ -294,14 +370,16 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
             let mut connection = Connection::open(&target).await?;
             connection.begin("POST", &path, "application/x-ndjson").await?;
             let (mut piece, mut n) = (Vec::new(), 0);
-            while load.now_us() < load.to_us {
+            while load.now_us() < load.to_us() {
                 piece.clear();
                 for _ in 0..PIECE {
                     write_event(&mut piece, n, load.now_us(), load.text);
                     piece.push(b'\n');
                     n += 1;
                 }
-                if let Err(error) = connection.send(&piece).await {
+                let late = || BenchError::Missing(format!("the gateway has taken nothing for {PATIENCE:?}"));
+                let sent = timeout(PATIENCE, connection.send(&piece)).await;
+                if let Err(error) = sent.unwrap_or_else(|_| Err(late())) {
                     // It may have been refused, and why is there to be read.
                     return Err(connection.refusal("POST a body of NDJSON").await.unwrap_or(error));
                 }
@@ -312,16 +390,51 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
                 serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
             load.faults.lost.fetch_add(n.saturating_sub(answer.appended), Ordering::Relaxed);
             load.faults.duplicated.fetch_add(answer.appended.saturating_sub(n), Ordering::Relaxed);
-            Ok::<u64, BenchError>(answer.appended)
+            Ok::<_, BenchError>((session, answer.appended))
         });
     }
-    let mut appended = 0;
+    let mut appended = vec![0; plan.sessions];
     while let Some(agent) = agents.join_next().await {
-        appended += agent.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
+        let (session, count) = agent.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
+        appended[session] = count;
     }
     let time = load.start.elapsed();
-    drop(progress);
-    let title = format!("ingest: {} agents stream NDJSON, events of {} bytes of text", plan.sessions, plan.text);
     let cpu = Some(Cpu::now(&plan.pids).since(before));
-    Ok(Report { cpu, ..Report::new(title, &load.faults).over(time, appended, 0) })
+    drop(progress);
+    if plan.progress {
+        eprint!("reading them back ");
+    }
+    let reads = appended.iter().enumerate().map(|(session, count)| read_back(target, names, &load, session, *count));
+    let read = stream::iter(reads).buffer_unordered(CHECKERS).try_fold(0, |sum, n| async move { Ok(sum + n) });
+    let read_back = Some(read.await?);
+    if plan.progress {
+        eprintln!();
+    }
+    let title = format!("ingest: {} agents stream NDJSON, events of {} bytes of text", plan.sessions, plan.text);
+    let appended = appended.iter().sum();
+    Ok(Report { cpu, read_back, ..Report::new(title, &load.faults).over(time, appended, 0) })
+}
+
+/// Reads a session that holds `count` events, or the last of them, and checks each. How many were there.
+async fn read_back(target: &Target, names: &Names, load: &Load, session: usize, count: u64) -> Result<u64, BenchError> {
+    let mut frames = Connection::open(target).await?.follow(&names.follow(session), None).await?;
+    // The oldest may be trimmed.
+    let (mut first, mut next) = (None, 0);
+    let each = |event: &[u8]| {
+        let add = |counter: &AtomicU64, by| {
+            counter.fetch_add(by, Ordering::Relaxed);
+        };
+        match read_event(event, load.text) {
+            None => add(&load.faults.corrupt, 1),
+            Some((n, _)) if first.is_some() && n < next => add(&load.faults.duplicated, 1),
+            Some((n, _)) => {
+                add(&load.faults.lost, if first.is_some() { n - next } else { 0 });
+                first.get_or_insert(n);
+                next = n + 1;
+            }
+        }
+    };
+    frames.until_live(each).await?;
+    load.faults.lost.fetch_add(count.saturating_sub(next), Ordering::Relaxed);
+    Ok(next - first.unwrap_or(next))
 }

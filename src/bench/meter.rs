@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::Cpu;
+use super::{BenchError, Cpu};
 
 /// Latencies of one kind, in microseconds, from many tasks.
 pub struct Meter {
@@ -73,6 +73,15 @@ pub struct Faults {
     pub reordered: AtomicU64,
     pub corrupt: AtomicU64,
     pub failed: AtomicU64,
+    pub first_refusal: OnceLock<String>,
+}
+
+impl Faults {
+    /// Counts a refusal. What the first one said is kept.
+    pub fn refused(&self, refusal: &BenchError) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.first_refusal.get_or_init(|| refusal.to_string());
+    }
 }
 
 /// The result of a run.
@@ -100,6 +109,12 @@ pub struct Report {
     pub bytes_per_client: Option<f64>,
     /// CPU time of the load and of the gateway while it was measured.
     pub cpu: Option<Cpu>,
+    /// The rate that was asked for (an open loop).
+    pub asked_per_second: Option<f64>,
+    /// Events that were due, and not sent: the gateway, or this load, is too slow for the rate.
+    pub unsent: u64,
+    /// Events that were read back after an ingest.
+    pub read_back: Option<u64>,
     /// Events that never came.
     pub lost: u64,
     /// Events that came twice.
@@ -110,6 +125,8 @@ pub struct Report {
     pub corrupt: u64,
     /// Requests that were refused or broke.
     pub failed: u64,
+    /// What the first refusal said.
+    pub first_refusal: Option<String>,
 }
 
 impl Report {
@@ -123,6 +140,7 @@ impl Report {
             reordered: get(&faults.reordered),
             corrupt: get(&faults.corrupt),
             failed: get(&faults.failed),
+            first_refusal: faults.first_refusal.get().cloned(),
             ..Default::default()
         }
     }
@@ -156,6 +174,21 @@ impl fmt::Display for Report {
                 grouped(self.events as f64),
                 grouped(self.events_per_second)
             )?;
+        }
+        if let Some(asked) = self.asked_per_second.filter(|asked| self.events_per_second < asked * 0.99) {
+            write!(f, "  behind      {:>12}   {:>12}/s were due", "", grouped(asked))?;
+            match self.unsent {
+                0 => writeln!(f)?,
+                n => writeln!(f, "; {} events were never sent, and are in no latency", grouped(n as f64))?,
+            }
+        }
+        if let Some(count) = self.read_back {
+            write!(f, "  read back   {:>12}", grouped(count as f64))?;
+            let trimmed = self.events.saturating_sub(count + self.lost);
+            match trimmed {
+                0 => writeln!(f)?,
+                n => writeln!(f, "   ({} older ones were trimmed by then)", grouped(n as f64))?,
+            }
         }
         if self.deliveries > 0 {
             let rate = grouped(self.deliveries_per_second);
@@ -191,7 +224,11 @@ impl fmt::Display for Report {
         write!(
             f,
             "  lost {lost}, duplicated {duplicated}, out of order {reordered}, corrupt {corrupt}, failed requests {failed}"
-        )
+        )?;
+        match &self.first_refusal {
+            Some(first) => write!(f, "\n  first of them: {first}"),
+            None => Ok(()),
+        }
     }
 }
 

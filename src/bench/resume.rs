@@ -19,9 +19,6 @@ use super::{
 /// Lines in one piece of the body that writes a history.
 const PIECE: u64 = 200;
 
-/// How long a history may pause while it is read.
-const SILENCE: Duration = Duration::from_secs(20);
-
 /// Writes a history.
 async fn write_history(target: &Target, path: &str, plan: &Plan) -> Result<(), BenchError> {
     let events = plan.events as u64;
@@ -105,29 +102,27 @@ impl Reading<'_> {
 
 /// Reads until the server says that history ends, or until all is there where it does not say so.
 async fn catch_up(frames: &mut Frames, reading: &mut Reading<'_>, all: u64) -> Result<(), BenchError> {
-    let says_live = frames.dialect().says_live();
-    let mut live = false;
-    while !live && (says_live || reading.next < all) {
-        let read = frames.read(|frame| match frame {
-            Frame::Event(event) => reading.take(event),
-            Frame::Live => live = true,
-        });
-        let open = tokio::time::timeout(SILENCE, read).await;
-        let open = open.map_err(|_| BenchError::Missing("a stream stopped before it had caught up".into()))??;
-        if !open && !live {
-            return Err(BenchError::Missing("a stream ended before it had caught up".into()));
-        }
+    if frames.dialect().says_live() {
+        return frames.until_live(|event| reading.take(event)).await;
+    }
+    while reading.next < all {
+        frames
+            .more(|frame| match frame {
+                Frame::Event(event) => reading.take(event),
+                Frame::Live => {}
+            })
+            .await?;
     }
     Ok(())
 }
 
 /// One client reads everything, again and again for as long as the plan says.
 pub async fn replay(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
-    write_history(target, &names.publish(0), plan).await?;
+    plan.prepare(write_history(target, &names.publish(0), plan)).await?;
     let (faults, meter) = (Faults::default(), Meter::new());
     let (mut read, all) = (0, plan.events as u64);
     let (started, before) = (Instant::now(), Cpu::now(&plan.pids));
-    while started.elapsed() < plan.duration {
+    while started.elapsed() < plan.duration && plan.stop.get().is_none() {
         let begun = Instant::now();
         let mut reading = Reading { next: 0, text: plan.text, faults: &faults };
         let mut connection = Connection::open(target).await?;
@@ -165,20 +160,24 @@ pub async fn idle(target: &Target, plan: &Plan, names: &Names) -> Result<Report,
     let mut before = None;
     let (faults, meter) = (Faults::default(), Meter::new());
     let mut open = Vec::with_capacity(total);
-    for n in 0..total {
-        if n == first && !plan.pids.is_empty() {
-            before = resident(&plan.pids);
+    let connect = async {
+        for n in 0..total {
+            if n == first && !plan.pids.is_empty() {
+                before = resident(&plan.pids);
+            }
+            let begun = Instant::now();
+            let mut frames = Connection::open(target).await?.follow(&names.follow(n % plan.sessions), None).await?;
+            catch_up(&mut frames, &mut Reading { next: 0, text: plan.text, faults: &faults }, 0).await?;
+            meter.record(0, begun.elapsed().as_micros() as u64);
+            open.push(frames);
+            if plan.progress && n % 500 == 499 {
+                eprint!("\r{} clients ", n + 1);
+            }
         }
-        let begun = Instant::now();
-        let mut frames = Connection::open(target).await?.follow(&names.follow(n % plan.sessions), None).await?;
-        catch_up(&mut frames, &mut Reading { next: 0, text: plan.text, faults: &faults }, 0).await?;
-        meter.record(0, begun.elapsed().as_micros() as u64);
-        open.push(frames);
-        if plan.progress && n % 500 == 499 {
-            eprint!("\r{} clients ", n + 1);
-        }
-    }
-    tokio::time::sleep(plan.duration).await;
+        Ok(())
+    };
+    plan.prepare(connect).await?;
+    plan.pause(plan.duration).await;
     let after = resident(&plan.pids);
     let bytes = before.zip(after).map(|(before, after)| (after as f64 - before as f64) / (total - first) as f64);
     let title = format!("idle: {} sessions × {} clients", plan.sessions, plan.clients);

@@ -11,7 +11,10 @@ use tokio::{
 use super::{BenchError, Dialect};
 
 /// How long a gateway may take to begin a stream, or to answer a body that has ended.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a history may pause while it is read.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// A gateway to load.
 #[derive(Debug, Clone)]
@@ -290,6 +293,26 @@ impl Frames {
         }
         self.text.drain(..taken);
         Ok(true)
+    }
+
+    /// Reads until history is over, and gives its events to `each`.
+    pub async fn until_live(&mut self, mut each: impl FnMut(&[u8])) -> Result<(), BenchError> {
+        let mut live = false;
+        while !live {
+            self.more(|frame| match frame {
+                Frame::Event(event) => each(event),
+                Frame::Live => live = true,
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// As [`read`](Self::read), of a history that must go on.
+    pub async fn more(&mut self, each: impl FnMut(Frame<'_>)) -> Result<(), BenchError> {
+        let missing = |what: &str| BenchError::Missing(format!("a stream {what} before it had caught up"));
+        let open = timeout(SILENCE, self.read(each)).await.map_err(|_| missing("fell silent"))??;
+        open.then_some(()).ok_or_else(|| missing("ended"))
     }
 
     fn join(&mut self) -> Result<(), BenchError> {

@@ -135,6 +135,11 @@ fn target(args: &AuditArgs) -> Result<Target, String> {
     let plain = args.plain || args.data.is_some() || args.method.is_some() || args.resume_url.is_some();
     let gateway = gateway_of(url).filter(|_| !plain);
     if let (Some(base), None) = (&gateway, &args.session) {
+        if !args.header.is_empty() {
+            let why =
+                "a gateway's own sessions take no --header, only --token; to watch one as any stream: --session NAME";
+            return Err(why.into());
+        }
         let surfaces = args.surface_url.iter().map(|url| gateway_of(url).unwrap_or_else(|| url.clone())).collect();
         let gateway = Gateway::new(base.clone(), surfaces, token, args.events.into(), args.pace);
         check(&Endpoint { url: gateway.url.clone(), surfaces: gateway.surfaces.clone(), ..Endpoint::default() })?;

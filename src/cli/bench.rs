@@ -1,6 +1,11 @@
 //! `moorline bench`: load on a gateway, checked and measured.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    io::IsTerminal,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, ValueEnum};
 
@@ -18,10 +23,10 @@ pub struct BenchArgs {
     shape: ShapeArg,
     #[command(flatten)]
     gateway: Gateway,
-    /// Sessions
+    /// Sessions [default: tokens and idle 100, broadcast and replay 1, ingest 50, resume-storm 10]
     #[arg(long, value_name = "N")]
     sessions: Option<usize>,
-    /// Clients of each session
+    /// Clients of each session [default: tokens 1, broadcast and resume-storm 100, idle 10]
     #[arg(long, value_name = "N")]
     clients: Option<usize>,
     /// Of a hundred clients, how many open their stream and then read nothing of it (tokens, broadcast)
@@ -39,10 +44,10 @@ pub struct BenchArgs {
     /// How many seconds to measure
     #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = seconds)]
     seconds: f64,
-    /// How many seconds to run before that
+    /// How many seconds to run before that (tokens, broadcast)
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = seconds)]
     warmup: f64,
-    /// Events of a history (replay, resume-storm)
+    /// Events of a history (replay, resume-storm) [default: replay 20000, resume-storm 100]
     #[arg(long, value_name = "N")]
     events: Option<usize>,
     /// Let the clients be live at this replica first, which is then killed (resume-storm); needs --kill
@@ -146,15 +151,29 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
         pids: args.pid,
         neighbour,
         progress: std::io::stderr().is_terminal(),
+        stop: Arc::default(),
     };
     let away = |target: &Target| !target.is_loopback();
     if (away(&target) || plan.neighbour.iter().any(|neighbour| away(&neighbour.target))) && !args.remote {
         let detail = "the gateway is not on this machine; --remote loads it all the same";
         return Err(Failure::Usage(detail.into()));
     }
+    let mut run = pin!(bench::run(&target, &plan));
     let report = tokio::select! {
-        report = bench::run(&target, &plan) => report.map_err(failed)?,
-        () = super::interrupted() => return Ok(Ending::Interrupted),
+        report = &mut run => report,
+        () = super::interrupted() => {
+            output::notice(format_args!("it comes to its end, and deletes its sessions; Ctrl-C again leaves them"));
+            // Nothing else sets it.
+            let _ = plan.stop.set(Instant::now());
+            run.await
+        }
+    };
+    let report = match report {
+        Err(bench::BenchError::Interrupted) => {
+            output::notice(format_args!("{}", bench::BenchError::Interrupted));
+            return Ok(Ending::Interrupted);
+        }
+        report => report.map_err(failed)?,
     };
     let text = if args.json {
         serde_json::to_string(&report).map_err(|e| Failure::Other(e.to_string()))?
@@ -162,5 +181,8 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
         report.to_string()
     };
     output::line(&text)?;
+    if plan.stop.get().is_some() {
+        return Ok(Ending::Interrupted);
+    }
     if report.is_clean() { Ok(Ending::Done) } else { Err(Failure::Other("not everything came as it was sent".into())) }
 }

@@ -1,17 +1,15 @@
 //! The real program: what its subcommands print, how they end, and what they live through.
 
+mod bench;
 mod demo;
 pub mod program;
 
-use std::{
-    net::{TcpListener, TcpStream},
-    time::Duration,
-};
+use std::{net::TcpListener, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::program::{Gateway, moorline};
-use crate::support::{process::Replica, redis::RedisServer, unique};
+use crate::support::{redis::RedisServer, unique};
 
 /// Longer than anything that is to happen at once takes on a busy machine, shorter than any wait of the program's own.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -258,47 +256,4 @@ fn publisher_and_follower_live_through_restarts() {
 fn data(line: &str) -> Value {
     let mut entry: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
     entry["data"].take()
-}
-
-#[test]
-fn every_load_comes_back_as_it_was_sent() {
-    let gateway = Gateway::start();
-    for load in [
-        "tokens --sessions 5 --clients 2 --publishers 3",
-        "tokens --sessions 5 --rate 200",
-        "tokens --sessions 5 --numbered",
-        "broadcast --clients 20 --rate 50",
-        "ingest --sessions 3",
-        "replay --events 3000",
-        "idle --sessions 3 --clients 4",
-        "resume-storm --sessions 2 --clients 5",
-    ] {
-        let mut arguments = vec!["bench", "--json", "--seconds", "0.3", "--warmup", "0.1"];
-        arguments.extend(load.split(' '));
-        let bench = gateway.run(&arguments, "");
-        assert_eq!(bench.code, 0, "{load}: {bench:?}");
-        let report: Value = serde_json::from_str(&bench.stdout).expect("a report");
-        let counted = report["events"].as_u64().max(report["deliveries"].as_u64());
-        assert!(load.starts_with("idle") || counted > Some(0), "{load}: {report}");
-        for fault in ["lost", "duplicated", "reordered", "corrupt", "failed"] {
-            assert_eq!(report[fault], 0, "{load}: {report}");
-        }
-    }
-}
-
-#[test]
-fn a_storm_of_a_killed_replica_s_clients_is_served_by_its_neighbour() {
-    let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("storm")));
-    let [survivor, doomed] = [(); 2].map(|()| Replica::start(&redis.url(), &prefix));
-    let kill = doomed.pid().to_string();
-    let storm = ["bench", "resume-storm", "--json", "--sessions", "3", "--clients", "20", "--url", survivor.url()];
-    let bench = moorline(&[&storm[..], &["--neighbour", doomed.url(), "--kill", &kill]].concat(), "");
-    assert_eq!(bench.code, 0, "{bench:?}");
-    let report: Value = serde_json::from_str(&bench.stdout).expect("a report");
-    assert_eq!((&report["deliveries"], &report["lost"]), (&json!(3 * 20 * 50), &json!(0)), "{report}");
-    assert!(TcpStream::connect(doomed.addr()).is_err(), "it is not killed");
-    // Where nothing is to be killed, nothing is.
-    let tokens =
-        moorline(&["bench", "tokens", "--url", survivor.url(), "--neighbour", survivor.url(), "--kill", "1"], "");
-    assert!(tokens.code != 0 && tokens.stderr.contains("only a resume-storm"), "{tokens:?}");
 }

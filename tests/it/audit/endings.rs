@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{PATIENCE, audit, fake::Fake};
-use crate::cli::program::Program;
+use crate::cli::program::{Gateway, Program};
 
 #[test]
 fn what_is_no_stream_is_said_clearly() {
@@ -20,15 +20,15 @@ fn what_is_no_stream_is_said_clearly() {
         (&endpoint.url("/nowhere"), "answers 404"),
         (&endpoint.url("/page"), "answers with text/html, not with a stream"),
         (&endpoint.url("/bare"), "answers 405"),
+        (&endpoint.url("/squeezed"), "content encoded as gzip"),
+        // A gateway that is none.
+        (&endpoint.url, "--plain"),
     ] {
         let found = audit(&[url]);
         assert_eq!(found.code, 3, "{url}: {}", found.stderr);
         assert!(found.stderr.contains(said), "{said}: {}", found.stderr);
         assert_eq!(found.stdout, "");
     }
-    // A gateway that is none.
-    let found = audit(&[&endpoint.url]);
-    assert_eq!(found.code, 3, "{}", found.stderr);
 }
 
 #[test]
@@ -46,6 +46,7 @@ fn wrong_usage_is_2() {
         &["http://h/{nonsense}"],
         &["http://h/x", "--resume-url", "http://h/{id}"],
         &["http://h/x", "--header", "no colon"],
+        &["http://h", "--header", "x: of a gateway, which takes none"],
         &["http://h/x", "--data", "@/nowhere/at/all"],
         &["http://h/x", "--trials", "0"],
         &["http://h/x", "--id-from", "body"],
@@ -67,6 +68,21 @@ fn control_c_leaves_a_partial_scorecard() {
     assert_eq!(card["complete"], false);
     assert_eq!(card["incomplete_because"], "interrupted");
     assert_eq!(card["measures"][2]["status"], "pass", "{card:#}");
+}
+
+/// A gateway that froze can't delete the sessions of the audit: the scorecard comes all the same.
+#[test]
+fn control_c_on_a_frozen_gateway_leaves_a_partial_scorecard() {
+    let gateway = Gateway::start();
+    let mut program = Program::start(&["audit", "--json", gateway.url()]);
+    program.wait_for_stderr("cut 3 of 6");
+    gateway.signal("-STOP");
+    program.interrupt();
+    assert_eq!(program.wait(PATIENCE), 130);
+    gateway.signal("-CONT");
+    let card: serde_json::Value = serde_json::from_str(&program.stdout()).expect("a scorecard");
+    assert_eq!(card["incomplete_because"], "interrupted");
+    assert_eq!(card["measures"][0]["figures"]["survived"], 2.0, "{card:#}");
 }
 
 #[test]

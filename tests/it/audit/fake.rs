@@ -10,6 +10,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -27,7 +28,12 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::stream;
-use tokio::{net::TcpListener, runtime::Runtime, sync::watch, time::sleep};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    sync::watch,
+    time::{Instant, interval_at, sleep},
+};
 
 /// What goes wrong for a client that comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,6 +78,8 @@ pub enum Form {
     Lines,
     /// Plain text.
     Words,
+    /// Server-sent events of which each third has no id.
+    SomeIds,
 }
 
 /// An endpoint, to order.
@@ -84,6 +92,10 @@ pub struct Fake {
     pub stop: Stop,
     /// The producer ends with the connection that began it.
     pub dies_with_client: bool,
+    /// Connections look at the log only so often, for the first time a third of that after they were opened.
+    pub polls: Option<Duration>,
+    /// Connections from the second to the same stream on, unless they come back, break after so many events.
+    pub breaks: Option<usize>,
     /// What events say, after their number and that of the answer.
     pub text: &'static str,
 }
@@ -97,6 +109,8 @@ impl Default for Fake {
             comes_back: Return::Right,
             stop: Stop::Obeys,
             dies_with_client: false,
+            polls: None,
+            breaks: None,
             text: "word",
         }
     }
@@ -123,6 +137,7 @@ struct Log {
     turn: watch::Sender<()>,
     done: AtomicBool,
     stop: AtomicBool,
+    opened: AtomicUsize,
 }
 
 impl Fake {
@@ -136,6 +151,12 @@ impl Fake {
             .route("/bare", post(begin_bare))
             .route("/private", get(begin_bare))
             .route("/page", get(|| async { ([(header::CONTENT_TYPE, "text/html")], "<p>hello</p>") }))
+            .route(
+                "/squeezed",
+                get(|| async {
+                    ([(header::CONTENT_TYPE, "text/event-stream"), (header::CONTENT_ENCODING, "gzip")], "x")
+                }),
+            )
             .route("/locked", get(|| async { (StatusCode::UNAUTHORIZED, "no token came") }))
             .route("/silent", get(|| async { sse(Body::from_stream(stream::pending::<Result<Bytes, Infallible>>())) }))
             .with_state(desk.clone());
@@ -163,6 +184,7 @@ impl Desk {
             turn: watch::channel(()).0,
             done: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            opened: AtomicUsize::new(0),
         });
         self.streams.lock().expect("no panic").insert(id.to_owned(), log.clone());
         let generation = self.begun.fetch_add(1, Ordering::Relaxed);
@@ -193,6 +215,8 @@ impl Desk {
                 Form::EqualTokens => "data: {\"choices\":[{\"delta\":{\"content\":\"the\"}}]}\n\n".into(),
                 Form::Lines => format!("{data}\n"),
                 Form::Words => format!("word{n} "),
+                Form::SomeIds if n % 3 == 0 => format!("data: {data}\n\n"),
+                Form::SomeIds => format!("id: {n}\ndata: {data}\n\n"),
             };
             log.lines.lock().expect("no panic").push(line);
             log.turn.send_replace(());
@@ -267,7 +291,7 @@ fn serve(desk: &Desk, log: Arc<Log>, after: Option<usize>, life: Option<Life>) -
     let fault = if after.is_some() { desk.fake.comes_back } else { Return::Right };
     let form = desk.fake.form;
     let kind = match form {
-        Form::Sse | Form::EqualTokens => "text/event-stream",
+        Form::Sse | Form::EqualTokens | Form::SomeIds => "text/event-stream",
         Form::Lines => "application/x-ndjson",
         Form::Words => "text/plain; charset=utf-8",
     };
@@ -280,12 +304,23 @@ fn serve(desk: &Desk, log: Arc<Log>, after: Option<usize>, life: Option<Life>) -
         _ => {}
     }
     let turned = log.turn.subscribe();
-    let body =
-        stream::unfold((log, next, turned, life, false), move |(log, mut next, mut turned, life, over)| async move {
+    let is_first = log.opened.fetch_add(1, Ordering::Relaxed) == 0;
+    let breaks = desk.fake.breaks.filter(|_| !is_first && after.is_none());
+    let polls = desk.fake.polls;
+    let poll = polls.map(|every| interval_at(Instant::now() + every / 3, every));
+    let body = stream::unfold(
+        (log, next, turned, poll, life, false),
+        move |(log, mut next, mut turned, mut poll, life, over)| async move {
             if over {
                 return None;
             }
+            if breaks.is_some_and(|events| next >= events) {
+                return Some((Err(io::Error::other("it breaks")), (log, next, turned, poll, life, true)));
+            }
             loop {
+                if let Some(poll) = &mut poll {
+                    poll.tick().await;
+                }
                 turned.borrow_and_update();
                 let done = log.done.load(Ordering::Relaxed);
                 let lines = log.lines.lock().expect("no panic").clone();
@@ -297,15 +332,16 @@ fn serve(desk: &Desk, log: Arc<Log>, after: Option<usize>, life: Option<Life>) -
                     if text.is_empty() {
                         continue;
                     }
-                    return Some((Ok::<_, Infallible>(Bytes::from(text)), (log, next, turned, life, false)));
+                    return Some((Ok(Bytes::from(text)), (log, next, turned, poll, life, false)));
                 }
                 if done {
                     let last: &[u8] = if kind == "text/event-stream" { b"data: [DONE]\n\n" } else { b"" };
-                    return Some((Ok(Bytes::from_static(last)), (log, next, turned, life, true)));
+                    return Some((Ok(Bytes::from_static(last)), (log, next, turned, poll, life, true)));
                 }
                 turned.changed().await.expect("the log");
             }
-        });
+        },
+    );
     ([(header::CONTENT_TYPE, kind)], Body::from_stream(body)).into_response()
 }
 

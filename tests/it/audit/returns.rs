@@ -36,6 +36,18 @@ fn one_that_is_right_passes() {
     assert_eq!(card.check("control", "a stop ends the output").0, "not_tested");
     assert_eq!(card.check("control", "a disconnect is no stop").0, "pass");
     card.verdict("free");
+    assert!(card.0["verdict"]["why"].as_str().is_some_and(|why| why.ends_with("held as far as it was tested")));
+}
+
+/// An observer whose own connection breaks has not seen all: what else comes is no fault of the return.
+#[test]
+fn an_observer_that_breaks_is_no_reference() {
+    let endpoint = Fake { events: EVENTS, breaks: Some(40), ..Fake::default() }.start();
+    let card = audit(&[&endpoint.url("/stream/{new_id}"), "--trials", "2"]).card();
+    card.is("resilience", "pass");
+    card.is("fidelity", "not_tested");
+    let evidence = card.check("fidelity", "cut early").1;
+    assert!(evidence.starts_with("the uncut observer's connection broke"), "{evidence}");
 }
 
 #[test]

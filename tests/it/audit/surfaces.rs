@@ -1,6 +1,12 @@
 //! What the scorecard looks like: for programs, for people, and with text that wants to be more than text.
 
-use super::{audit, fake::Fake, run};
+use std::time::Duration;
+
+use super::{
+    audit,
+    fake::{Fake, Form},
+    run,
+};
 
 const HOSTILE: &str = "\u{202e}<script>alert(1)</script>\u{1b}[31m&\"'";
 
@@ -14,6 +20,25 @@ fn each_connection_with_a_stream_of_its_own_is_told_from_a_shared_one() {
     card.is("resilience", "not_tested");
     assert_eq!(card.is("control", "not_tested")["checks"][0]["status"], "not_tested");
     card.verdict("trapped");
+}
+
+/// A log that each connection polls is as late on each as that came; it is one stream all the same.
+#[test]
+fn a_log_that_is_polled_is_a_shared_one() {
+    let endpoint = Fake { polls: Some(Duration::from_millis(450)), events: 101, ..Fake::default() }.start();
+    let card = audit(&[&endpoint.url("/stream/{new_id}"), "--trials", "1"]).card();
+    let sync = card.is("sync", "pass");
+    assert!(sync["figures"]["lag_p50_ms"].as_f64() > Some(75.0), "it shows nothing: {:#}", card.0);
+    card.verdict("free");
+}
+
+#[test]
+fn events_that_nobody_can_come_back_to_are_told() {
+    let endpoint = Fake { form: Form::SomeIds, ..Fake::default() }.start();
+    let card = audit(&[&endpoint.url("/stream/{new_id}"), "--trials", "1"]).card();
+    let (status, evidence) = card.check("fidelity", "events without an id");
+    assert_eq!(status, "not_tested");
+    assert!(evidence.starts_with("20 in the first stream"), "{evidence}");
 }
 
 #[test]

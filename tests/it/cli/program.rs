@@ -16,7 +16,7 @@ use tokio::{
 };
 
 /// How long anything may take that must happen at some time.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
 
 /// How a run ended.
@@ -205,6 +205,12 @@ impl Gateway {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.process.child.id()
+    }
+
+    /// Sends it a signal: `-STOP`, `-CONT`.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.pid().to_string()]).status();
+        assert!(status.expect("the kill program").success());
     }
 
     /// Whether it has not ended.
