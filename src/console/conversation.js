@@ -291,12 +291,16 @@ export function approvalBody(of, decide) {
 }
 
 export function showVerdict(of, actions, verdict) {
+  const focused = actions.contains(document.activeElement);
   actions.hidden = of.decision !== null;
   verdict.hidden = of.decision === null;
   if (of.decision === null) return;
   const words = { approve: "Approved", deny: "Denied", superseded: "Nobody decided before it was over" }[of.decision] ?? of.decision;
   verdict.textContent = words + (of.expired ? ", since nobody decided in time" : "") + (of.by ? ` by ${of.by}` : "");
   verdict.dataset.decision = of.decision;
+  // Whoever pressed the button with the keyboard goes on from here.
+  verdict.tabIndex = -1;
+  if (focused) verdict.focus({ preventScroll: true });
 }
 
 function raw(item) {

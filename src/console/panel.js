@@ -107,7 +107,10 @@ export class Panel {
 
   #showApprovals(model) {
     const open = [...model.approvals.values()].filter((one) => one.decision === null);
+    const focused = find("approvals").contains(document.activeElement);
     sync(find("approvals"), this.#approvals, open, ({ approval }) => approval, (of) => this.#approval(of));
+    // Not to the next one's button: it might be pressed unseen.
+    if (focused && !find("approvals").contains(document.activeElement)) find("approvals-title").focus({ preventScroll: true });
     say(find("approvals-count"), open.length === 0 ? "" : String(open.length));
     empty(find("approvals"), open.length, "Nothing waits for a decision.", "p");
   }

@@ -19,18 +19,21 @@ await run(async ({ open, api, session }) => {
     assert.equal(await page.locator("#approvals-count").textContent(), "1");
     assert.equal(await page.locator("#tab-waiting").textContent(), "1");
   }
-  await b.locator("#approvals").getByRole("button", { name: "Approve" }).click();
+  await b.locator("#approvals").getByRole("button", { name: "Approve" }).press("Enter");
   for (const page of [a, b]) {
     await page.locator(".item.approval .verdict", { hasText: "Approved" }).waitFor();
     await page.locator("#approvals .empty").waitFor();
     assert.equal(await page.locator(".item.approval button:visible").count(), 0);
   }
+  // Nobody who uses the keyboard is thrown back to the page's beginning.
+  assert.equal(await b.evaluate(() => document.activeElement.id), "approvals-title");
   const decided = await api.until(({ type }) => type === "approval.decided");
   assert.deepEqual(decided.data.decision, "approve");
 
   await api.ask("/approvals", { approval: "again", run: "r1", prompt: "And these?" });
-  await a.locator(".item.approval", { hasText: "And these?" }).getByRole("button", { name: "Deny" }).click();
-  await b.locator(".item.approval .verdict", { hasText: "Denied" }).waitFor();
+  await a.locator(".item.approval", { hasText: "And these?" }).getByRole("button", { name: "Deny" }).press("Enter");
+  for (const page of [a, b]) await page.locator(".item.approval .verdict", { hasText: "Denied" }).waitFor();
+  assert.equal(await a.evaluate(() => document.activeElement.textContent), "Denied");
 
   // Steer one run, with the keyboard.
   await a.getByRole("button", { name: "Steer r1" }).click();

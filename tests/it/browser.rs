@@ -15,11 +15,13 @@ use serde_json::json;
 use tokio::{process::Command, sync::Semaphore};
 
 use crate::{
+    cli::program::Gateway as Program,
     store_contract::Backend,
     support::{
         gateway::{Gateway, Session, answer},
         http,
         tokens::{KeyFiles, claims, hs256, now, token},
+        unique,
     },
 };
 
@@ -81,6 +83,23 @@ async fn a_stop_in_one_tab_is_seen_in_the_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_decision_and_a_word_to_agents_are_seen_in_all_tabs() {
     shows("decide_and_steer.mjs", Backend::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_is_said_once() {
+    shows("say_it_once.mjs", Backend::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_an_erased_session_stays() {
+    shows("another_session_of_the_name.mjs", Backend::Redis).await;
+}
+
+/// Between two gateways' processes: each is of another origin for the pages of the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_another_origin_changes_nothing_on_a_gateway_of_this_machine() {
+    let [gateway, other] = [(); 2].map(|()| Program::start());
+    browser("page_of_another.mjs", &[gateway.url(), &unique("s"), other.url()]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,29 @@
+// A session that is erased leaves nothing on the page; what comes to life under its name is shown as it is.
+
+import assert from "node:assert/strict";
+import { run } from "./harness.mjs";
+import { becomes, consoleOf, messages } from "./console.mjs";
+
+await run(async ({ open, api, base, session }) => {
+  await api.ask("/runs", { run: "old-run", agent: "old-agent", lease_ms: 600_000 });
+  await api.append({ type: "message", run: "old-run", data: { text: "old words" } });
+  await api.ask("/approvals", { approval: "old", run: "old-run", prompt: "Old question?" });
+  await api.ask("/commands", { type: "steer", run: "old-run", data: { text: "old command" } });
+  const page = await open(consoleOf(session));
+  await becomes(page, "live");
+  await page.locator("#approvals .approval").waitFor();
+  await page.locator("#runs .card", { hasText: "old-agent" }).waitFor();
+
+  const deleted = await fetch(`${base}/v1/sessions/${session}`, { method: "DELETE" });
+  assert.equal(deleted.status, 204);
+  await api.append({ type: "message", agent: "new-agent", data: { text: "new words" } });
+  await page.getByText("new words").first().waitFor();
+  assert.deepEqual(await messages(page), ["new words"]);
+  await page.locator("#approvals .empty").waitFor();
+  await page.locator("#runs .card").waitFor({ state: "detached" });
+  // The answer of before would bring them back.
+  await api.ask("/runs", { run: "new-run", agent: "new-agent", lease_ms: 600_000 });
+  await page.locator("#runs .card", { hasText: "new-agent" }).waitFor();
+  const shown = await page.locator("body").innerText();
+  for (const old of ["old-run", "old-agent", "old words", "Old question?", "old command"]) assert.ok(!shown.includes(old), `${old}: ${shown}`);
+});
