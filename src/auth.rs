@@ -43,6 +43,9 @@ pub enum Refused {
     /// Not a JWT.
     #[error("it is no JWT that a gateway can read")]
     Malformed,
+    /// More than one came.
+    #[error("it came with another one, and which one is meant can't be told")]
+    Several,
     /// `none`, or an algorithm that no key here is for.
     #[error("its algorithm is not one that this gateway has a key for")]
     Algorithm,

@@ -3,6 +3,8 @@
 import { problemOf } from "./connection.js";
 
 const STORED = "moorline.token";
+/** How long an answer may take that is no stream. */
+const PATIENCE_MS = 15_000;
 /** Relative to the page, so that the console also works below a prefix of somebody's proxy. */
 const BASE = new URL("v1/sessions/", document.baseURI.replace(/\/console\/?([?#].*)?$/, "/"));
 
@@ -65,7 +67,7 @@ export class Api {
   /** The session's state; `null`: there is none yet, or it can't be had now. */
   async state() {
     try {
-      const response = await fetch(this.#url, { headers: this.#headers({ accept: "application/json" }), cache: "no-store" });
+      const response = await fetch(this.#url, { headers: this.#headers({ accept: "application/json" }), cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
       return response.ok ? await response.json() : null;
     } catch {
       return null;
@@ -77,10 +79,12 @@ export class Api {
     try {
       const headers = this.#headers({ "content-type": "application/json" });
       const body = JSON.stringify({ id: commandId(), ...command });
-      const response = await fetch(`${this.#url}/commands`, { method: "POST", headers, body });
+      const response = await fetch(`${this.#url}/commands`, { method: "POST", headers, body, signal: AbortSignal.timeout(PATIENCE_MS) });
       return response.ok ? null : await problemOf(response);
-    } catch {
-      return { status: 0, code: "unreachable", detail: "the gateway could not be reached; try again" };
+    } catch (error) {
+      const late = error.name === "TimeoutError";
+      const detail = late ? "the gateway has not answered; try again" : "the gateway could not be reached; try again";
+      return { status: 0, code: "unreachable", detail };
     }
   }
 }

@@ -76,9 +76,9 @@ export class Blocks {
       this.#fence = fence[1];
       return;
     }
-    const heading = /^(#{1,6})\s+(.*?)\s*#*$/.exec(trimmed);
+    const heading = /^(#{1,6})\s+(.*)$/.exec(trimmed);
     if (heading !== null) {
-      this.#begin("h", { level: heading[1].length, items: [heading[2]] });
+      this.#begin("h", { level: heading[1].length, items: [withoutHashes(heading[2])] });
       this.#open = false;
       return;
     }
@@ -155,6 +155,14 @@ export class Blocks {
     this.#fence = null;
     this.#open = false;
   }
+}
+
+/** A heading may end in a space and hashes, which are no part of it (`C#` has none). One look, whatever the text. */
+function withoutHashes(text) {
+  let end = text.length;
+  while (text[end - 1] === "#") end -= 1;
+  const closed = end === 0 || /\s/.test(text[end - 1]);
+  return closed ? text.slice(0, end).trimEnd() : text;
 }
 
 /** Where a long line may be cut: after a space if there is one, and never within a character. */

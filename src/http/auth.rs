@@ -200,7 +200,7 @@ async fn admit(guard: &Guard, parts: &mut Parts) -> Result<(Caller, Option<quota
 }
 
 fn granted(verifier: &Verifier, needs: Needs, session: &str, parts: &mut Parts) -> Result<Arc<Grant>, Problem> {
-    let grant = match bearer(&parts.headers) {
+    let grant = match bearer(&parts.headers).map_err(Problem::bad_token)? {
         Some(token) => verifier.verify(token),
         None => match parts.extensions.remove::<QueryToken>() {
             Some(QueryToken(token)) => verifier.verify(&token),
@@ -218,10 +218,16 @@ fn granted(verifier: &Verifier, needs: Needs, session: &str, parts: &mut Parts) 
     Ok(grant)
 }
 
-/// The token of an `Authorization: Bearer` header. Another scheme is somebody else's affair (a proxy's, mostly).
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())
+/// The token of an `Authorization: Bearer` header. Another scheme is somebody else's affair (a proxy's, mostly). Of two
+/// tokens, what stands between us and the client may have looked at the other one.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
+    let credentials = headers.get_all(header::AUTHORIZATION).iter();
+    let credentials = credentials.filter_map(|value| value.to_str().ok()?.split_once(' '));
+    let mut tokens = credentials.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    match (tokens.next(), tokens.next()) {
+        (_, Some(_)) => Err(Refused::Several),
+        (token, None) => Ok(token.map(|(_, token)| token.trim_start())),
+    }
 }
 
 /// An instant for a time in seconds since the Unix epoch. A token that outlives the year is looked at again only when the
@@ -354,14 +360,20 @@ mod tests {
 
     #[test]
     fn only_bearers_count() {
-        let of = |value: &'static str| {
+        let of = |values: &[&'static str]| {
+            let values = values.iter().map(|value| (header::AUTHORIZATION, HeaderValue::from_static(value)));
             let mut headers = HeaderMap::new();
-            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
-            bearer(&headers).map(str::to_owned)
+            values.for_each(|(name, value)| {
+                headers.append(name, value);
+            });
+            bearer(&headers).map(|token| token.map(str::to_owned))
         };
-        assert_eq!(of("Bearer a.b.c").as_deref(), Some("a.b.c"));
-        assert_eq!(of("bearer  a.b.c").as_deref(), Some("a.b.c"));
-        assert_eq!(of("Basic YTpi"), None);
-        assert_eq!(of("a.b.c"), None);
+        let token = || Ok(Some("a.b.c".to_owned()));
+        assert_eq!(of(&["Bearer a.b.c"]), token());
+        assert_eq!(of(&["bearer  a.b.c"]), token());
+        assert_eq!(of(&["Basic YTpi"]), Ok(None));
+        assert_eq!(of(&["a.b.c"]), Ok(None));
+        assert_eq!(of(&["Basic YTpi", "Bearer a.b.c"]), token());
+        assert_eq!(of(&["Bearer a.b.c", "Bearer d.e.f"]), Err(Refused::Several));
     }
 }

@@ -66,6 +66,9 @@ await run(async ({ open }) => {
       ["hr", []],
       ["p", ["end"]],
     ], "blocks");
+    const headings = new Blocks();
+    headings.push("# C#\n## closed ##\n### ###\n#### a # b\n");
+    equal(headings.blocks.map(({ items }) => items[0]), ["C#", "closed", "", "a # b"], "headings");
     for (let round = 0; round < 300; round += 1) {
       const pieces = new Blocks();
       for (let at = 0; at < document_.length; ) {

@@ -22,6 +22,18 @@ fn each_connection_with_a_stream_of_its_own_is_told_from_a_shared_one() {
     card.verdict("trapped");
 }
 
+/// The same words for each connection are still not one stream.
+#[test]
+fn each_connection_with_a_copy_of_its_own_is_told_from_a_shared_stream() {
+    let endpoint = Fake { form: Form::Words, ..Fake::default() }.start();
+    let found = audit(&[&endpoint.url("/private"), "--trials", "1"]);
+    let card = found.card();
+    assert_eq!(card.is("sync", "fail")["share"], 0.0);
+    let (_, evidence) = card.check("sync", "a second and a third surface");
+    assert!(evidence.starts_with("a second surface got a copy that began anew"), "{evidence}");
+    card.verdict("trapped");
+}
+
 /// A log that each connection polls is as late on each as that came; it is one stream all the same.
 #[test]
 fn a_log_that_is_polled_is_a_shared_one() {

@@ -4,7 +4,10 @@ use std::{net::TcpStream, time::Instant};
 
 use serde_json::{Value, json};
 
-use super::program::{Gateway, PATIENCE, moorline};
+use super::{
+    AT_ONCE,
+    program::{Gateway, PATIENCE, moorline},
+};
 use crate::support::{process::Replica, redis::RedisServer, tokens::KeyFiles, unique};
 
 #[test]
@@ -122,7 +125,7 @@ fn control_c_ends_a_load_on_a_frozen_gateway() {
     bench.interrupt();
     bench.wait_for_stderr("comes to its end");
     bench.interrupt();
-    let code = bench.wait(PATIENCE);
+    let code = bench.wait(AT_ONCE);
     gateway.signal("-CONT");
     assert_eq!((code, bench.stdout().as_str()), (130, ""), "{}", bench.stderr());
 }
