@@ -385,7 +385,9 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
                 }
                 load.appended.fetch_add(PIECE, Ordering::Relaxed);
             }
-            let answer = connection.finish().await?.ok("POST a body of NDJSON")?;
+            // The system holds hundreds of megabytes for who writes faster than the gateway reads; that is to be done first.
+            let patience = PATIENCE + load.start.elapsed() * 10;
+            let answer = connection.finish(patience).await?.ok("POST a body of NDJSON")?;
             let answer: Appended =
                 serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
             load.faults.lost.fetch_add(n.saturating_sub(answer.appended), Ordering::Relaxed);

@@ -12,7 +12,7 @@ use super::{
     meter::{Faults, Meter},
     process::resident,
     read_event,
-    wire::{Connection, Frame, Frames},
+    wire::{Connection, Frame, Frames, PATIENCE},
     write_event,
 };
 
@@ -57,7 +57,7 @@ async fn write_lines(target: &Target, path: &str, plan: &Plan, events: Range<u64
         body.push(b'\n');
         connection.send(&body).await?;
     }
-    let answer = connection.finish().await?.ok("POST a history")?;
+    let answer = connection.finish(PATIENCE).await?.ok("POST a history")?;
     let answer: serde_json::Value =
         serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
     let last = answer["last"].as_str().map(str::to_owned);

@@ -151,11 +151,13 @@ impl Connection {
         Ok(())
     }
 
-    pub async fn finish(&mut self) -> Result<Answer, BenchError> {
+    /// Ends a body, and waits for its answer.
+    pub async fn finish(&mut self, patience: Duration) -> Result<Answer, BenchError> {
         self.socket.write_all(b"0\r\n\r\n").await?;
-        let late =
-            || BenchError::Missing(format!("the gateway has not answered within {PATIENCE:?}: it may be frozen"));
-        timeout(PATIENCE, self.answer()).await.map_err(|_| late())?
+        let late = || {
+            BenchError::Missing(format!("the gateway has not answered a body within {patience:.0?}: it may be frozen"))
+        };
+        timeout(patience, self.answer()).await.map_err(|_| late())?
     }
 
     /// Why a body was refused before its end, if the gateway has said so.
