@@ -141,8 +141,14 @@ pub async fn serve(config: &Config) -> Result<Server, StartError> {
 /// then three, then seven.
 const BACKLOG: u32 = 65_535;
 
+/// What the system may hold of a body that the gateway has not read yet; else it is tens of megabytes a connection, and a
+/// sender that is faster than Redis learns of it half a minute later. Enough for 2 MB/s over 100 ms of network.
+const RECEIVE_BUFFER: u32 = 256 * 1024;
+
 fn bind(addr: std::net::SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections take it over.
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     // A replica that comes back finds its address still in use by connections of before.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;

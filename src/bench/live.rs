@@ -368,6 +368,7 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
         let (target, load, path) = (target.clone(), load.clone(), names.publish(session));
         agents.spawn(async move {
             let mut connection = Connection::open(&target).await?;
+            connection.shorten()?;
             connection.begin("POST", &path, "application/x-ndjson").await?;
             let (mut piece, mut n) = (Vec::new(), 0);
             while load.now_us() < load.to_us() {
@@ -385,7 +386,7 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
                 }
                 load.appended.fetch_add(PIECE, Ordering::Relaxed);
             }
-            // The system holds hundreds of megabytes for who writes faster than the gateway reads; that is to be done first.
+            // What the system holds for who writes faster than the gateway reads is to be done first.
             let patience = PATIENCE + load.start.elapsed() * 10;
             let answer = connection.finish(patience).await?.ok("POST a body of NDJSON")?;
             let answer: Appended =
