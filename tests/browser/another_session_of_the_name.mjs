@@ -9,7 +9,8 @@ await run(async ({ open, api, base, session }) => {
   await api.append({ type: "message", run: "old-run", data: { text: "old words" } });
   await api.ask("/approvals", { approval: "old", run: "old-run", prompt: "Old question?" });
   await api.ask("/commands", { type: "steer", run: "old-run", data: { text: "old command" } });
-  const page = await open(consoleOf(session));
+  // Between the two sessions there is none to ask for.
+  const page = await open(consoleOf(session), { expected: [/status of 404/] });
   await becomes(page, "live");
   await page.locator("#approvals .approval").waitFor();
   await page.locator("#runs .card", { hasText: "old-agent" }).waitFor();
@@ -17,11 +18,10 @@ await run(async ({ open, api, base, session }) => {
   const deleted = await fetch(`${base}/v1/sessions/${session}`, { method: "DELETE" });
   assert.equal(deleted.status, 204);
   await api.append({ type: "message", agent: "new-agent", data: { text: "new words" } });
-  await page.getByText("new words").first().waitFor();
+  await page.locator(".item.message .prose", { hasText: "new words" }).waitFor();
   assert.deepEqual(await messages(page), ["new words"]);
   await page.locator("#approvals .empty").waitFor();
   await page.locator("#runs .card").waitFor({ state: "detached" });
-  // The answer of before would bring them back.
   await api.ask("/runs", { run: "new-run", agent: "new-agent", lease_ms: 600_000 });
   await page.locator("#runs .card", { hasText: "new-agent" }).waitFor();
   const shown = await page.locator("body").innerText();
