@@ -162,9 +162,11 @@ pub async fn run(args: BenchArgs) -> Result<Ending, Failure> {
     let report = tokio::select! {
         report = &mut run => report,
         () = super::interrupted() => {
-            output::notice(format_args!("it comes to its end, and deletes its sessions; Ctrl-C again leaves them"));
             // Nothing else sets it.
             let _ = plan.stop.set(Instant::now());
+            // What listens for the next Ctrl-C does so before it is spoken of.
+            tokio::task::yield_now().await;
+            output::notice(format_args!("it comes to its end, and deletes its sessions; Ctrl-C again leaves them"));
             run.await
         }
     };

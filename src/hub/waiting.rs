@@ -238,12 +238,12 @@ impl Live {
 
     /// Serves a crowd. `false`: there is more news for it.
     fn serve(&self, lane: Lane, crowd: &mut Crowd) -> bool {
-        let begun = std::time::Instant::now();
-        crowd.served = (crowd.waiters.len() > AT_ONCE).then(Instant::now);
+        let begun = (crowd.waiters.len() > AT_ONCE).then(|| (Instant::now(), std::time::Instant::now()));
+        crowd.served = begun.map(|(at, _)| at);
         let feed = self.feed(lane);
         let mut looks = Looks { ring: &feed.ring, known: Vec::new() };
         crowd.waiters.retain(|waiter| waiter.serve(&mut looks));
-        if crowd.served.is_some() {
+        if let Some((_, begun)) = begun {
             self.budget.spend(begun.elapsed());
         }
         feed.waiting.back(crowd)
