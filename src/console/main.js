@@ -71,6 +71,7 @@ function reset({ reason }) {
   // An answer under way is about what was before.
   refreshing += 1;
   forgetAgents();
+  say(find("spoken"), "");
   conversation.clear();
   panel.clear();
   log.clear();
@@ -81,6 +82,8 @@ function reset({ reason }) {
 
 function caughtUp() {
   live = true;
+  // History is no news.
+  model.news.length = 0;
   if (ledger.last !== null) refresh();
   const back = ledger.caughtUp(performance.now());
   if (back !== null) {

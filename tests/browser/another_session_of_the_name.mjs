@@ -15,8 +15,13 @@ await run(async ({ open, api, base, session }) => {
   await page.locator("#approvals .approval").waitFor();
   await page.locator("#runs .card", { hasText: "old-agent" }).waitFor();
 
+  // Also what a screen reader is told.
+  await api.append({ type: "message", agent: "old-agent", data: { text: "old words" } });
+  await page.locator("#spoken", { hasText: "A message of old-agent" }).waitFor({ state: "attached" });
+
   const deleted = await fetch(`${base}/v1/sessions/${session}`, { method: "DELETE" });
   assert.equal(deleted.status, 204);
+  await page.waitForFunction(() => document.getElementById("spoken").textContent === "");
   await api.append({ type: "message", agent: "new-agent", data: { text: "new words" } });
   await page.locator(".item.message .prose", { hasText: "new words" }).waitFor();
   assert.deepEqual(await messages(page), ["new words"]);

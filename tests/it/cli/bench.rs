@@ -93,9 +93,10 @@ fn refusals_are_counted_and_told() {
 fn a_load_that_is_interrupted_tells_what_it_has_and_deletes_its_sessions() {
     let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("bench")));
     let gateway = Gateway::start_with(&["--redis-url", &redis.url(), "--redis-prefix", &prefix]);
-    let load = ["bench", "tokens", "--json", "--seconds", "600", "--warmup", "0", "--rate", "1000000"];
-    let mut bench = gateway.spawn(&load);
-    begun(redis, &prefix);
+    let load = "bench tokens --json --sessions 1 --seconds 600 --warmup 0 --rate 1000000";
+    let mut bench = gateway.spawn(&load.split(' ').collect::<Vec<_>>());
+    // By then far more is due than goes out while it ends.
+    wrote(1000, redis, &prefix);
     bench.interrupt();
     assert_eq!(bench.wait(PATIENCE), 130, "{}", bench.stderr());
     let report: Value = serde_json::from_str(&bench.stdout()).unwrap_or_else(|e| panic!("{e}: {}", bench.stderr()));
@@ -106,11 +107,12 @@ fn a_load_that_is_interrupted_tells_what_it_has_and_deletes_its_sessions() {
     assert_eq!(redis.cli(&["KEYS", &format!("{prefix}*")]), "", "its sessions stay");
 }
 
-/// Waits until a load has written something.
-fn begun(redis: &RedisServer, prefix: &str) {
+/// Waits until a load has written so many events to one of its sessions.
+fn wrote(events: u64, redis: &RedisServer, prefix: &str) {
     let deadline = Instant::now() + PATIENCE;
-    while redis.cli(&["KEYS", &format!("{prefix}*")]).is_empty() {
-        assert!(Instant::now() < deadline, "it does not begin");
+    let count = |key: &str| redis.cli(&["XLEN", key]).trim().parse().unwrap_or(0);
+    while redis.cli(&["KEYS", &format!("{prefix}*:events")]).lines().next().map_or(0, count) < events {
+        assert!(Instant::now() < deadline, "it does not get so far");
     }
 }
 
@@ -120,7 +122,7 @@ fn control_c_ends_a_load_on_a_frozen_gateway() {
     let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("bench")));
     let gateway = Gateway::start_with(&["--redis-url", &redis.url(), "--redis-prefix", &prefix]);
     let mut bench = gateway.spawn(&["bench", "tokens", "--seconds", "600"]);
-    begun(redis, &prefix);
+    wrote(1, redis, &prefix);
     gateway.signal("-STOP");
     bench.interrupt();
     bench.wait_for_stderr("comes to its end");
