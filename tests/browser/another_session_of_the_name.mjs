@@ -19,12 +19,29 @@ await run(async ({ open, api, base, session }) => {
   await api.append({ type: "message", agent: "old-agent", data: { text: "old words" } });
   await page.locator("#spoken", { hasText: "A message of old-agent" }).waitFor({ state: "attached" });
 
-  const deleted = await fetch(`${base}/v1/sessions/${session}`, { method: "DELETE" });
+  // What the page has asked of the old one is answered when the new one is there.
+  const url = `${base}/v1/sessions/${session}`;
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  const asked = new Promise((resolve) => {
+    page.route(url, async (route) => {
+      const response = await route.fetch();
+      resolve();
+      await held;
+      await route.fulfill({ response });
+    }, { times: 1 });
+  });
+  await asked;
+  const deleted = await fetch(url, { method: "DELETE" });
   assert.equal(deleted.status, 204);
   await page.waitForFunction(() => document.getElementById("spoken").textContent === "");
   await api.append({ type: "message", agent: "new-agent", data: { text: "new words" } });
   await page.locator(".item.message .prose", { hasText: "new words" }).waitFor();
   assert.deepEqual(await messages(page), ["new words"]);
+  const answered = page.waitForEvent("requestfinished", (request) => request.url() === url);
+  release();
+  await answered;
+  await page.evaluate(() => new Promise((shown) => requestAnimationFrame(() => requestAnimationFrame(shown))));
   await page.locator("#approvals .empty").waitFor();
   await page.locator("#runs .card").waitFor({ state: "detached" });
   await api.ask("/runs", { run: "new-run", agent: "new-agent", lease_ms: 600_000 });
