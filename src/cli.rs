@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand. All of them but `serve` know only the client.
+//! The command line: one file a subcommand. Those that speak to a gateway know only the client.
 
 mod audit;
 mod bench;
@@ -262,10 +262,10 @@ fn gateway_url(text: &str) -> Result<String, String> {
     crate::client::check_address(text).map(|()| text.to_owned())
 }
 
-/// A pause between things that are sent again and again.
-fn pause(text: &str) -> Result<Duration, String> {
+/// A time that must not be none: what has so little patience ends everything at once.
+fn at_least_100ms(text: &str) -> Result<Duration, String> {
     const LEAST: Duration = Duration::from_millis(100);
-    duration(text).and_then(|pause| if pause < LEAST { Err("it takes at least 100ms".to_owned()) } else { Ok(pause) })
+    duration(text).and_then(|time| if time < LEAST { Err("it takes at least 100ms".to_owned()) } else { Ok(time) })
 }
 
 #[cfg(test)]
@@ -286,7 +286,7 @@ mod tests {
         for wrong in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "9999999999999999999d", "5 s"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
-        assert_eq!(pause("100ms"), Ok(Duration::from_millis(100)));
-        assert!(pause("99ms").is_err() && pause("0").is_err() && pause("x").is_err());
+        assert_eq!(at_least_100ms("100ms"), Ok(Duration::from_millis(100)));
+        assert!(at_least_100ms("99ms").is_err() && at_least_100ms("0").is_err() && at_least_100ms("x").is_err());
     }
 }

@@ -356,7 +356,6 @@ impl Client {
     }
 }
 
-/// A proxy for the outside world doesn't lead to this machine.
 /// Whether an address can be a gateway's; else what is wrong with it.
 pub fn check_address(text: &str) -> Result<(), String> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
@@ -367,6 +366,7 @@ pub fn check_address(text: &str) -> Result<(), String> {
     }
 }
 
+/// A proxy for the outside world doesn't lead to this machine.
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

@@ -26,7 +26,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -66,8 +66,9 @@ struct Live {
     session: Name,
     store: Arc<dyn Store>,
     lanes: [Feed; 2],
-    /// Counted under the hub's lock.
+    /// Those that are here, and all that ever came. Counted under the hub's lock.
     followers: AtomicUsize,
+    joined: AtomicU64,
     status: watch::Sender<Status>,
     /// Wakes the task that waits for the session's deadlines: they have changed, or the session has ended.
     control: Arc<Notify>,
@@ -126,6 +127,7 @@ impl Hub {
                 live
             });
             live.followers.fetch_add(1, Ordering::Relaxed);
+            live.joined.fetch_add(1, Ordering::Relaxed);
             live.clone()
         };
         let attachment = Attachment { hub: self.clone(), live };
@@ -140,11 +142,11 @@ impl Hub {
         Ok(attachment)
     }
 
-    /// Forgets a live session, if it is still this one and (unless it failed) nobody follows it.
-    fn retire(&self, live: &Arc<Live>, failed: bool) {
+    /// Forgets a live session, if it is still this one.
+    fn retire(&self, live: &Arc<Live>, when: impl FnOnce(&Live) -> bool) {
         let mut all = lock(&self.live);
         let same = all.get(&live.session).is_some_and(|current| Arc::ptr_eq(current, live));
-        if same && (failed || live.followers.load(Ordering::Relaxed) == 0) {
+        if same && when(live) {
             all.remove(&live.session);
         }
     }
@@ -152,9 +154,10 @@ impl Hub {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        let left = {
+        let (left, joined) = {
             let _all = lock(&self.hub.live);
-            self.live.followers.fetch_sub(1, Ordering::Relaxed) - 1
+            let left = self.live.followers.fetch_sub(1, Ordering::Relaxed) - 1;
+            (left, self.live.joined.load(Ordering::Relaxed))
         };
         if left == 0 {
             let (hub, live) = (self.hub.clone(), self.live.clone());
@@ -162,7 +165,8 @@ impl Drop for Attachment {
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move {
                     tokio::time::sleep(LINGER).await;
-                    hub.retire(&live, false);
+                    // Unless somebody has come since: then whoever leaves last waits anew.
+                    hub.retire(&live, |live| live.joined.load(Ordering::Relaxed) == joined);
                 });
             }
         }
@@ -179,7 +183,7 @@ async fn start(hub: Arc<Hub>, live: Arc<Live>) {
             tokio::spawn(deadlines(Arc::downgrade(&live), live.control.clone(), hub.writers.clone()));
         }
         Err(error) => {
-            hub.retire(&live, true);
+            hub.retire(&live, |_| true);
             live.status.send_replace(Status::Failed(error));
         }
     }
@@ -248,6 +252,7 @@ impl Live {
             store,
             lanes: Default::default(),
             followers: AtomicUsize::new(0),
+            joined: AtomicU64::new(0),
             status: watch::Sender::new(Status::Starting),
             control: Default::default(),
             budget,
@@ -306,5 +311,29 @@ async fn mend(live: Weak<Live>, lane: Lane) {
                 pause = (pause * 2).min(RETRY_MAX);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::store::{Retention, memory::MemoryStore};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_live_session_waits_anew_for_whoever_leaves_last() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Retention::default()));
+        let hub = Hub::new(store.clone(), Writers::new(store, Default::default()));
+        let session: Name = "s".parse().unwrap();
+        for _ in 0..3 {
+            let follower = hub.follow(&session, Lane::Events, Start::Now).await.unwrap();
+            sleep(LINGER / 4).await;
+            drop(follower);
+            sleep(LINGER * 3 / 4).await;
+            assert_eq!(hub.live_sessions(), 1);
+        }
+        sleep(LINGER / 2).await;
+        assert_eq!(hub.live_sessions(), 0);
     }
 }

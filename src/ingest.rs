@@ -262,6 +262,8 @@ pub struct Ingest {
     pub timeout: Duration,
     /// Where the events are counted, if they are: too many, and the body is read no faster than they may come.
     pub account: Option<Arc<Account>>,
+    /// Events that were counted when the request was let through.
+    pub prepaid: usize,
 }
 
 impl Ingest {
@@ -340,7 +342,9 @@ impl Ingest {
             if !events.is_empty() {
                 let count = events.len() as u64;
                 if let Some(account) = &self.account {
-                    account.more(events.len());
+                    let prepaid = self.prepaid.min(events.len());
+                    self.prepaid -= prepaid;
+                    account.more(events.len() - prepaid);
                 }
                 let run = self.reading.defaults.run.clone();
                 let append = Append { events, run, attempt: self.attempt, producer: self.producer.clone() };

@@ -124,8 +124,11 @@ impl Quota {
     /// Room for a stream, held until it is dropped.
     pub fn open(&self, session: &Name, account: Option<&Arc<Account>>) -> Result<Open, TooMany> {
         let limits = &self.limits;
-        let mut open = Open { streams: self.streams.clone(), session: None, account: None, counted: false };
-        open.counted = take(&self.streams.all, limits.streams).then_some(true).ok_or(TooMany::InAll(limits.streams))?;
+        if !take(&self.streams.all, limits.streams) {
+            return Err(TooMany::InAll(limits.streams));
+        }
+        // From here on whatever was counted is given back with this.
+        let mut open = Open { streams: self.streams.clone(), session: None, account: None };
         if limits.streams_per_session > 0 {
             let mut by_session = lock(&self.streams.by_session);
             let count = by_session.entry(session.clone()).or_default();
@@ -160,14 +163,11 @@ pub struct Open {
     /// Set once it is counted there.
     session: Option<Name>,
     account: Option<Arc<Account>>,
-    counted: bool,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if self.counted {
-            self.streams.all.fetch_sub(1, Relaxed);
-        }
+        self.streams.all.fetch_sub(1, Relaxed);
         if let Some(account) = &self.account {
             account.streams.fetch_sub(1, Relaxed);
         }

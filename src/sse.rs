@@ -191,9 +191,10 @@ impl View {
     /// Entries as bytes of the body: none if the client wants none of them.
     pub fn show(&self, items: &[Arc<Item>], live: bool) -> Bytes {
         // The common case, a single entry: its shared bytes go out as they are.
-        if let [item] = items
-            && self.wants(item.payload())
-        {
+        if let [item] = items {
+            if !self.wants(item.payload()) {
+                return Bytes::new();
+            }
             METRICS.delivered(std::iter::once(item.id), live);
             let chunk = item.chunk(self.format);
             return match self.framing {

@@ -282,7 +282,7 @@ pub struct ProducerState {
 pub struct Stat {
     /// The control state.
     pub snapshot: Snapshot,
-    /// The first and last entry of each lane, by [`Lane::index`]; `0-0` where there is none.
+    /// The first and last entry of each lane, by [`Lane::index`].
     pub lanes: [Extent; 2],
 }
 

@@ -185,6 +185,7 @@ impl Writers {
     }
 
     async fn run(self: Arc<Self>, writer: Arc<Writer>) {
+        let _busy = Busy(&writer);
         loop {
             let (batch, copy) = {
                 let mut state = lock(&writer.state);
@@ -235,6 +236,19 @@ impl Writers {
     }
 }
 
+/// Somebody is at work on a queue. If that panics, those who wait are told, and the next one begins anew.
+struct Busy<'a>(&'a Writer);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut state = lock(&self.0.state);
+            (state.running, state.used) = (false, Some(Instant::now()));
+            state.queue.clear();
+        }
+    }
+}
+
 /// The work on a queue. Whoever finds the queue idle does it, for as long as it waits for its own answer: mostly that is
 /// all there is, and no task has to be made and woken for it (3 to 4 % of the gateway's time for an append, measured). What
 /// is left then, or if the caller goes away, is done by a task.
@@ -248,9 +262,8 @@ impl Work {
     async fn until<T>(mut self, answer: impl Future<Output = T>) -> T {
         let mut answer = pin!(answer);
         poll_fn(|context| {
-            if self.0.as_mut().is_some_and(|work| work.as_mut().poll(context).is_ready()) {
-                self.0 = None;
-            }
+            // Taken out meanwhile: what has panicked is not to be gone on with.
+            self.0 = self.0.take().and_then(|mut work| work.as_mut().poll(context).is_pending().then_some(work));
             answer.as_mut().poll(context)
         })
         .await

@@ -5,7 +5,7 @@ use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, tim
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 use tracing_subscriber::EnvFilter;
 
-use super::{duration, output, pause};
+use super::{at_least_100ms, duration, output};
 use crate::{
     config::{Auth, Config, Cors, DEFAULT_PORT, Drain, Limits, Quotas},
     otlp, rules,
@@ -114,7 +114,7 @@ pub struct ServeArgs {
     )]
     redis_prefix: String,
     /// How long Redis may take to answer before a request gets 503
-    #[arg(long, env = "MOORLINE_REDIS_TIMEOUT", default_value = "2s", value_parser = duration, value_name = "TIME",
+    #[arg(long, env = "MOORLINE_REDIS_TIMEOUT", default_value = "2s", value_parser = at_least_100ms, value_name = "TIME",
           help_heading = "Store")]
     redis_timeout: Duration,
     /// When a write is answered with success: redis (once Redis has answered: as durable as it is configured to be), or
@@ -123,7 +123,7 @@ pub struct ServeArgs {
           help_heading = "Store")]
     durability: Durability,
     /// How long Redis may be away before open streams are cut, for their clients to try elsewhere
-    #[arg(long, env = "MOORLINE_REDIS_PATIENCE", default_value = "30s", value_parser = duration, value_name = "TIME",
+    #[arg(long, env = "MOORLINE_REDIS_PATIENCE", default_value = "30s", value_parser = at_least_100ms, value_name = "TIME",
           help_heading = "Store")]
     redis_patience: Duration,
     /// How long to try at the start, if Redis is not there yet
@@ -152,15 +152,15 @@ pub struct ServeArgs {
           help_heading = "Limits")]
     max_batch_events: usize,
     /// How long a body may be silent in the middle of an event
-    #[arg(long, env = "MOORLINE_BODY_TIMEOUT", default_value = "30s", value_parser = duration, value_name = "TIME",
+    #[arg(long, env = "MOORLINE_BODY_TIMEOUT", default_value = "30s", value_parser = at_least_100ms, value_name = "TIME",
           help_heading = "Limits")]
     body_timeout: Duration,
     /// How long a request's head may take, from its first byte on
-    #[arg(long, env = "MOORLINE_HEAD_TIMEOUT", default_value = "10s", value_parser = duration, value_name = "TIME",
+    #[arg(long, env = "MOORLINE_HEAD_TIMEOUT", default_value = "10s", value_parser = at_least_100ms, value_name = "TIME",
           help_heading = "Limits")]
     head_timeout: Duration,
     /// How long a connection may rest between requests; longer than the load balancer keeps it
-    #[arg(long, env = "MOORLINE_IDLE_TIMEOUT", default_value = "75s", value_parser = duration, value_name = "TIME",
+    #[arg(long, env = "MOORLINE_IDLE_TIMEOUT", default_value = "75s", value_parser = at_least_100ms, value_name = "TIME",
           help_heading = "Limits")]
     idle_timeout: Duration,
     /// The largest request head, in bytes (at least 8192)
@@ -168,11 +168,11 @@ pub struct ServeArgs {
           help_heading = "Limits")]
     max_head_bytes: usize,
     /// The pause between heartbeat comments on a stream
-    #[arg(long, env = "MOORLINE_HEARTBEAT", default_value = "15s", value_parser = pause, value_name = "TIME",
+    #[arg(long, env = "MOORLINE_HEARTBEAT", default_value = "15s", value_parser = at_least_100ms, value_name = "TIME",
           help_heading = "Limits")]
     heartbeat: Duration,
     /// A client that takes nothing for so long is cut (it can resume)
-    #[arg(long, env = "MOORLINE_STALL_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME",
+    #[arg(long, env = "MOORLINE_STALL_TIMEOUT", default_value = "60s", value_parser = at_least_100ms, value_name = "TIME",
           help_heading = "Limits")]
     stall_timeout: Duration,
     /// The most runs in a session

@@ -44,7 +44,6 @@ function begin(name) {
   find("main").hidden = false;
   find("cut").hidden = false;
   say(find("session-name"), name);
-  refreshing += 1;
   api = new Api(name);
   connection?.end();
   connection = new Connection((last, signal) => api.follow(last, signal), { state, entry, reset, caughtUp, last: () => ledger.last });
@@ -60,6 +59,8 @@ function entry(id, json) {
   ahead = Math.max(ahead, taken.ms - now);
   meter.take(taken.ms, now, live);
   log.take(taken);
+  // A hidden page draws no frame, and reads nothing out.
+  model.news.splice(0, model.news.length - 3);
   ask();
 }
 
@@ -162,7 +163,7 @@ function frame() {
   say(find("tab-waiting"), waiting === 0 ? "" : String(waiting));
   document.title = `${waiting > 0 ? `(${waiting}) ` : ""}${find("session-name").textContent} · Moorline`;
   // Not every token: what is over, and what waits.
-  if (live && model.news.length > 0) say(find("spoken"), model.news.slice(-3).join(". "));
+  if (live && model.news.length > 0) say(find("spoken"), model.news.join(". "));
   model.news.length = 0;
   if (more) ask();
   targets();

@@ -31,6 +31,9 @@ class Ring {
   }
 }
 
+/** Latencies that are kept to tell the median of. */
+const RECENT = 2_000;
+
 export class Meter {
   #written = new Ring();
   #slowest = new Ring();
@@ -46,6 +49,8 @@ export class Meter {
     const took = now - ms - this.#least;
     this.#slowest.change(Math.floor(now / 1000), (most) => Math.max(most, took));
     this.#recent.push({ now, took });
+    // Nobody reads it while the page is hidden.
+    if (this.#recent.length >= 2 * RECENT) this.#recent.splice(0, RECENT);
   }
 
   /** The last minute; `ahead` is the store's clock against ours. */
@@ -53,7 +58,7 @@ export class Meter {
     this.#written.turn(Math.floor((now + ahead) / 1000));
     this.#slowest.turn(Math.floor(now / 1000));
     const from = this.#recent.findIndex((one) => one.now > now - 10_000);
-    this.#recent = from < 0 ? [] : this.#recent.slice(Math.max(from, this.#recent.length - 2_000));
+    this.#recent = from < 0 ? [] : this.#recent.slice(Math.max(from, this.#recent.length - RECENT));
     const took = this.#recent.map((one) => one.took).sort((a, b) => a - b);
     const percentile = (share) => (took.length === 0 ? null : took[Math.min(took.length - 1, Math.floor(share * took.length))]);
     const counts = this.#written.read();

@@ -162,6 +162,7 @@ pub(super) async fn stream(
         producer,
         timeout: gateway.limits.body_timeout,
         account: caller.account(),
+        prepaid: 1,
     };
     let turn = gateway.ending.turn();
     let until = async {

@@ -14,6 +14,7 @@ use super::{
     Gateway, Problem,
     auth::Caller,
     extract::{self, Names, Params},
+    sessions::{self, Current},
     stream::Handover,
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     hub::Start,
     id::{EntryId, Lane, Name},
     metrics::METRICS,
-    rules::{CommandStatus, Control},
+    rules::CommandStatus,
     sse::{Filter, Format, Stream},
     store::{Entry, From},
 };
@@ -315,29 +316,25 @@ fn with_id(entry: &Entry) -> Result<Box<RawValue>, Problem> {
 /// `GET …/commands?pending=true`: the commands without an outcome, as they stand in the lane.
 async fn pending(gateway: &Gateway, session: Name, params: &LaneParams) -> Result<Response, Problem> {
     let filter = params.filter(Lane::Commands)?;
-    let stat = super::sessions::stat(gateway, &session).await?;
-    let control = match &stat.snapshot.state {
-        Some(state) => Control::read(state, Default::default())?,
-        None => return Err(Problem::unknown_session(&session)),
-    };
+    let Current { lanes, state, control, .. } = sessions::current(gateway, &session).await?;
     let pending = control.commands().filter(|(_, command)| command.status == CommandStatus::Pending);
     let entries: BTreeSet<EntryId> = pending.filter_map(|(_, command)| command.entry).collect();
-    let last = entries.last().copied().unwrap_or_default();
     let (mut events, mut from) = (Vec::new(), From::Start);
-    let closed = loop {
-        let page = gateway.store.read(&session, Lane::Commands, from, LIMIT_MAX).await?;
+    // As mostly at an agent's start, there are none: then the lane need not be read.
+    while let Some(last) = entries.last() {
+        let page = gateway.store.read(&session, Lane::Commands, from, SCAN_STEP).await?;
         for entry in page.entries.iter().filter(|entry| entries.contains(&entry.id)) {
             if filter.wants(&entry.payload) {
                 events.push(with_id(entry)?);
             }
         }
-        if page.up_to_date(from) || page.next(from) >= last {
-            break page.closed;
+        if page.up_to_date(from) || page.next(from) >= *last {
+            break;
         }
         from = From::After(page.next(from));
-    };
-    let next = stat.lanes[Lane::Commands.index()].last;
-    Ok(Page { events, next, up_to_date: true, closed }.into_response())
+    }
+    let next = lanes[Lane::Commands.index()].last;
+    Ok(Page { events, next, up_to_date: true, closed: state.closed.is_some() }.into_response())
 }
 
 #[cfg(test)]

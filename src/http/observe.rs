@@ -148,7 +148,7 @@ impl About {
         self.traced.answered(status.as_u16());
         let (status, took_ms) = (status.as_u16(), self.since.elapsed().as_millis() as u64);
         match status {
-            // Not 503: while Redis is away every request gets one. That it is away is logged once, by the store.
+            // Not 503: while Redis is away every request gets one. That it is away is logged once in ten seconds (`problem.rs`).
             500 => tracing::error!(
                 request_id = %self.id,
                 trace_id = self.trace.map(|place| tracing::field::display(TraceId(place.trace))),

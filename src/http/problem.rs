@@ -84,7 +84,7 @@ impl Problem {
 }
 
 impl Problem {
-    /// The body of the answer, which is on its way.
+    /// The body of the answer, which is on its way: it counts the problem, so it is made once.
     pub fn body(&self) -> String {
         METRICS.problems.add(self.code);
         let title = self.status.canonical_reason().unwrap_or("Error");
@@ -157,13 +157,15 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) => {
-                if seldom() {
+                static LAST: Seldom = Seldom::new();
+                if LAST.now() {
                     tracing::warn!(%error, "requests get 503");
                 }
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", error.to_string())
             }
             StoreError::Unconfirmed { confirmed, wanted } => {
-                if seldom() {
+                static LAST: Seldom = Seldom::new();
+                if LAST.now() {
                     tracing::warn!(%error, "requests get 503; look at the replicas of Redis");
                 }
                 let detail = format!(
@@ -175,7 +177,8 @@ impl From<StoreError> for Problem {
                     .with("wanted", wanted)
             }
             StoreError::Denied(_) => {
-                if seldom() {
+                static LAST: Seldom = Seldom::new();
+                if LAST.now() {
                     tracing::error!(%error, "requests get 503; look at the user, the password and the ACL");
                 }
                 let detail = "the store is not available: its operator has to mend something";
@@ -192,14 +195,21 @@ impl From<StoreError> for Problem {
 }
 
 /// Once in ten seconds: while the store is away, every request would say the same.
-fn seldom() -> bool {
-    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let seldom = last.is_none_or(|last| last.elapsed() > Duration::from_secs(10));
-    if seldom {
-        *last = Some(Instant::now());
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    const fn new() -> Self {
+        Seldom(Mutex::new(None))
     }
-    seldom
+
+    fn now(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seldom = last.is_none_or(|last| last.elapsed() > Duration::from_secs(10));
+        if seldom {
+            *last = Some(Instant::now());
+        }
+        seldom
+    }
 }
 
 impl From<WriteError> for Problem {

@@ -14,23 +14,34 @@ use super::{
     extract::{Names, Params},
 };
 use crate::{
-    id::{Lane, Name},
+    id::{Lane, Ms, Name},
     rules::{Action, ApprovalStatus, CommandStatus, Control, Refusal, run_view},
-    store::Stat,
+    store::{Extent, Stat, State as SessionState},
     writer::WriteError,
 };
 
-/// The session as it is now: what is due has been judged.
-pub(super) async fn stat(gateway: &Gateway, session: &Name) -> Result<Stat, Problem> {
-    let unknown = || Problem::unknown_session(session);
-    let stat = gateway.store.stat(session).await?.ok_or_else(unknown)?;
-    let Some(state) = &stat.snapshot.state else { return Err(unknown()) };
-    let due = Control::read(state, Default::default())?.next_due();
-    if due.is_none_or(|(at, _)| at > stat.snapshot.now) {
-        return Ok(stat);
+/// A session as it is now: what is due has been judged.
+pub(super) struct Current {
+    now: Ms,
+    pub(super) lanes: [Extent; 2],
+    pub(super) state: SessionState,
+    pub(super) control: Control,
+}
+
+pub(super) async fn current(gateway: &Gateway, session: &Name) -> Result<Current, Problem> {
+    let look = async || {
+        let unknown = || Problem::unknown_session(session);
+        let Stat { snapshot, lanes } = gateway.store.stat(session).await?.ok_or_else(unknown)?;
+        let state = snapshot.state.ok_or_else(unknown)?;
+        let control = Control::read(&state, Default::default())?;
+        Ok::<_, Problem>(Current { now: snapshot.now, lanes, state, control })
+    };
+    let mut current = look().await?;
+    if current.control.next_due().is_none_or(|(at, _)| at > current.now) {
+        return Ok(current);
     }
     gateway.writers.act(session, Action::Tick).await?;
-    gateway.store.stat(session).await?.ok_or_else(unknown)
+    look().await
 }
 
 /// `GET /v1/sessions/{session}`
@@ -39,14 +50,11 @@ pub async fn show(
     Names([session]): Names<1>,
     Params(NoParams { .. }): Params<NoParams>,
 ) -> Result<Response, Problem> {
-    let stat = stat(&gateway, &session).await?;
-    let Some(state) = &stat.snapshot.state else { return Err(Problem::unknown_session(&session)) };
-    let control = Control::read(state, Default::default())?;
-    let now = stat.snapshot.now;
+    let Current { now, lanes, state, control } = current(&gateway, &session).await?;
     let lanes: Map<String, Value> = Lane::ALL
         .into_iter()
         .map(|lane| {
-            let extent = stat.lanes[lane.index()];
+            let extent = lanes[lane.index()];
             let count = extent.first.map_or(0, |first| extent.last.n + 1 - first.n);
             let last = extent.first.map(|_| extent.last);
             (lane.as_str().to_owned(), json!({"first": extent.first, "last": last, "count": count}))

@@ -71,7 +71,7 @@ impl Collector for Gateway {
         out.counters("resets", "Clients told that their place in the log is lost", "reason", reasons, &m.resets)?;
         let help = "Connections cut since the client took nothing for too long";
         out.counter("slow_client_cuts", help, &m.slow_cuts)?;
-        let help = "Streams cut for their clients to resume: this replica ends, or can't read the store";
+        let help = "Streams cut for their clients to resume: this replica ends, it can't read the store, or the token has expired";
         out.counters("stream_cuts", help, "reason", ["draining", "store", "token"], &m.stream_cuts)?;
 
         let help = "From a question to the store to its answer, or to the end of patience";

@@ -184,7 +184,7 @@ pub fn issue(
     if !settles {
         let pending = control.commands().filter(|(_, c)| c.status == CommandStatus::Pending).count();
         if pending >= control.limits.pending_commands {
-            return Err(Refusal::TooManyCommands(pending));
+            return Err(Refusal::TooManyCommands(control.limits.pending_commands));
         }
     }
     let fits = match settles {

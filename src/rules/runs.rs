@@ -14,7 +14,7 @@ use crate::{
     store::Part,
 };
 
-/// Leases, in milliseconds.
+/// A shorter lease could not be renewed in time over a slow network.
 pub const LEASE_MIN: Ms = 100;
 /// An hour: a longer silence is no sign of life.
 pub const LEASE_MAX: Ms = 3_600_000;

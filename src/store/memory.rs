@@ -238,7 +238,7 @@ impl Store for MemoryStore {
             return Ok(Outcome::Conflict(Snapshot { now, state }));
         }
 
-        // Decide on every part before anything changes: what is refused must not create a session.
+        // A session that is not there is made aside: what is refused must not create it.
         let mut fresh = None;
         let session = match existing {
             Some(session) => session,

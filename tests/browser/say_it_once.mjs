@@ -46,8 +46,30 @@ await run(async ({ open, api, session }) => {
   await page.unrouteAll({ behavior: "wait" });
   await words.press("Enter");
   await page.waitForFunction(() => document.getElementById("words").value === "");
+
+  // It arrives, and no answer ever comes: after a while that is said, and the words are back, too.
+  await page.evaluate(() => {
+    const timeout = AbortSignal.timeout.bind(AbortSignal);
+    AbortSignal.timeout = (ms) => timeout(ms / 50);
+  });
+  let end;
+  const ended = new Promise((resolve) => (end = resolve));
+  await page.route("**/commands", async (route) => {
+    await route.fetch();
+    await ended;
+    await route.abort();
+  });
+  await words.fill("and never answered");
+  await words.press("Enter");
+  await page.getByRole("alert").filter({ hasText: "the gateway has not answered; try again" }).waitFor();
+  assert.equal(await words.inputValue(), "and never answered");
+  end();
+  await page.unrouteAll({ behavior: "wait" });
+  await words.press("Enter");
+  await page.waitForFunction(() => document.getElementById("words").value === "");
+
   await words.fill("the end");
   await words.press("Enter");
   await page.locator(".item.command", { hasText: "the end" }).waitFor();
-  assert.deepEqual(await said(), ["slower, please", "and then", "only once", "the end"]);
+  assert.deepEqual(await said(), ["slower, please", "and then", "only once", "and never answered", "the end"]);
 });

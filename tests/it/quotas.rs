@@ -18,6 +18,7 @@ on_both_stores!(
     a_token_that_writes_too_fast_is_told_when_to_come_back,
     a_large_array_is_taken_as_a_whole_and_waited_for,
     a_body_without_end_is_slowed_down_to_the_rate,
+    one_event_costs_one_however_it_comes,
     a_token_makes_so_many_sessions_and_no_more,
     streams_are_limited_in_all_by_session_and_by_token,
     streams_are_limited_without_tokens,
@@ -105,6 +106,17 @@ async fn a_body_without_end_is_slowed_down_to_the_rate(backend: Backend) {
     assert_eq!(log, (0..3000).map(Value::from).collect::<Vec<_>>());
     // A second's worth at once, at most as much again in a last debt that nobody waited for: the rest at the rate.
     assert!(since.elapsed().as_secs_f64() > 0.5, "{:?}", since.elapsed());
+}
+
+async fn one_event_costs_one_however_it_comes(backend: Backend) {
+    let scene = Scene::new(backend, Quotas { events_per_second: 20, ..Quotas::default() }).await;
+    let forms = [("json", "{\"data\":1}"), ("x-ndjson", "{\"data\":1}\n")];
+    for (form, body) in forms {
+        let session = scene.session_of(form);
+        for _ in 0..20 {
+            session.post_as("/events", &format!("application/{form}"), body).await.is(201);
+        }
+    }
 }
 
 async fn a_token_makes_so_many_sessions_and_no_more(backend: Backend) {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -28,12 +28,19 @@ struct Gated {
     commits: Semaphore,
     /// How many it was asked for.
     asked: AtomicUsize,
+    /// The next one panics.
+    breaks: AtomicBool,
 }
 
 impl Gated {
     fn new() -> Arc<Self> {
         let store = MemoryStore::new(Retention::default());
-        Arc::new(Gated { store, commits: Semaphore::new(0), asked: AtomicUsize::new(0) })
+        Arc::new(Gated {
+            store,
+            commits: Semaphore::new(0),
+            asked: AtomicUsize::new(0),
+            breaks: AtomicBool::new(false),
+        })
     }
 }
 
@@ -43,6 +50,7 @@ impl Store for Gated {
         self.asked.fetch_add(1, SeqCst);
         let closed = |_| StoreError::Unavailable("it is away".into());
         self.commits.acquire().await.map_err(closed)?.forget();
+        assert!(!self.breaks.swap(false, SeqCst), "as told");
         self.store.commit(session, commit).await
     }
 
@@ -122,6 +130,30 @@ async fn whoever_works_for_others_is_answered_before_them() {
     assert!((&mut second).now_or_never().is_none());
     store.commits.add_permits(1);
     second.await.expect("an append");
+}
+
+#[tokio::test]
+async fn a_panic_at_work_ends_what_is_under_way_and_no_more() {
+    let store = Gated::new();
+    let writers = Writers::new(store.clone(), Limits::default());
+    let session: Name = "s".parse().expect("a name");
+    let act = |what: &'static str| {
+        let (writers, session) = (writers.clone(), session.clone());
+        async move { writers.act(&session, said(what)).await }
+    };
+    store.breaks.store(true, SeqCst);
+    let mut second = Box::pin(act("second"));
+    let first = tokio::spawn(act("first"));
+    // The first is at work before the second comes.
+    while store.asked.load(SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!((&mut second).now_or_never().is_none());
+    store.commits.add_permits(10);
+    assert!(first.await.is_err_and(|ended| ended.is_panic()));
+    let told = tokio::time::timeout(Duration::from_secs(20), second).await.expect("an answer");
+    assert!(matches!(&told, Err(WriteError::Store(StoreError::Fault(_)))), "{told:?}");
+    act("third").await.expect("an append");
 }
 
 #[tokio::test]

@@ -330,7 +330,9 @@ fn pending_commands_have_a_limit_that_does_not_stand_in_the_way_of_a_stop_or_a_d
     assert!(matches!(scene.command("steer", |_| {}), Err(Refusal::TooManyCommands(2))));
     assert!(matches!(scene.stop("made-up", 0), Err(Refusal::TooManyCommands(2))));
     scene.decide("a", Verdict::Approve).unwrap();
-    scene.stop("r", 0).unwrap();
+    // A stop that waits is pending, too: the limit is told, not how many there are.
+    scene.stop("r", 1_000).unwrap();
+    assert!(matches!(scene.command("steer", |_| {}), Err(Refusal::TooManyCommands(2))));
 }
 
 #[test]

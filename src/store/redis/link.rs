@@ -77,6 +77,10 @@ impl Line {
         Line { connection, confirmations: Arc::default() }
     }
 
+    fn is(&self, other: &Line) -> bool {
+        Arc::ptr_eq(&self.confirmations, &other.confirmations)
+    }
+
     /// How many replicas have what was written up to now.
     async fn confirm(&mut self, replicas: u32, patience: Duration) -> RedisResult<u32> {
         let Line { connection, confirmations } = self;
@@ -115,7 +119,7 @@ impl Link {
     /// A beat was sent over it, and no answer came.
     pub fn no_answer(&self) {
         if self.0.unanswered.fetch_add(1, Relaxed) + 1 >= UNANSWERED_MAX {
-            self.replace("it is silent");
+            self.replace("it is silent", None);
         }
     }
 
@@ -123,13 +127,13 @@ impl Link {
     pub fn takes_no_writes(&self) {
         let since = *self.0.since.lock().unwrap_or_else(PoisonError::into_inner);
         if since.elapsed() > LOOK_AGAIN {
-            self.replace("the server takes no writes");
+            self.replace("the server takes no writes", None);
         }
     }
 
     /// Something is wrong with Redis or the way to it.
     pub fn doubt(&self) {
-        self.renew();
+        self.renew(None);
     }
 
     /// Returns when it is connected, or could not be.
@@ -137,20 +141,21 @@ impl Link {
         self.line().await.map(drop)
     }
 
-    fn replace(&self, why: &str) {
-        if self.renew() {
+    fn replace(&self, why: &str, line: Option<&Line>) {
+        if self.renew(line) {
             tracing::warn!(why, "a connection to Redis is replaced");
         }
     }
 
-    fn renew(&self) -> bool {
-        self.0.unanswered.store(0, Relaxed);
+    /// Has this connection made anew, or whichever there is. What is late on one that was replaced must not end the next.
+    fn renew(&self, line: Option<&Line>) -> bool {
         self.0.stand.send_if_modified(|stand| {
-            let up = matches!(stand, Stand::Up(_));
-            if up {
+            let meant = matches!(stand, Stand::Up(now) if line.is_none_or(|line| now.is(line)));
+            if meant {
+                self.0.unanswered.store(0, Relaxed);
                 *stand = Stand::Connecting;
             }
-            up
+            meant
         })
     }
 
@@ -171,7 +176,7 @@ impl Link {
             Ok((value, confirmed))
         };
         let result = result.await;
-        self.heed(&result);
+        self.heed(&line, &result);
         result
     }
 
@@ -195,10 +200,12 @@ impl Link {
         }
     }
 
-    fn heed<T>(&self, result: &RedisResult<T>) {
+    fn heed<T>(&self, line: &Line, result: &RedisResult<T>) {
+        let is_up = || matches!(&*self.0.stand.borrow(), Stand::Up(now) if now.is(line));
         match result {
+            Err(error) if error.is_timeout() && !is_up() => {}
             Err(error) if error.is_timeout() => self.no_answer(),
-            Err(error) if error.is_unrecoverable_error() => self.replace("it is lost"),
+            Err(error) if error.is_unrecoverable_error() => self.replace("it is lost", Some(line)),
             // Any other error is an answer, too.
             _ if self.0.unanswered.load(Relaxed) > 0 => self.0.unanswered.store(0, Relaxed),
             _ => {}
@@ -209,8 +216,9 @@ impl Link {
 impl ConnectionLike for Link {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let result = self.line().await?.connection.send_packed_command(cmd).await;
-            self.heed(&result);
+            let mut line = self.line().await?;
+            let result = line.connection.send_packed_command(cmd).await;
+            self.heed(&line, &result);
             result
         })
     }
@@ -222,8 +230,9 @@ impl ConnectionLike for Link {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let result = self.line().await?.connection.send_packed_commands(pipeline, offset, count).await;
-            self.heed(&result);
+            let mut line = self.line().await?;
+            let result = line.connection.send_packed_commands(pipeline, offset, count).await;
+            self.heed(&line, &result);
             result
         })
     }
@@ -278,5 +287,51 @@ async fn keep(
                 pause = (pause * 2).min(PAUSE_MAX);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Says PONG to whatever it is asked.
+    async fn pong(listener: TcpListener) {
+        loop {
+            let (mut socket, _) = listener.accept().await.expect("a connection");
+            tokio::spawn(async move {
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = socket.read(&mut bytes).await {
+                    let commands = bytes[..count].iter().filter(|byte| **byte == b'*').count();
+                    let _ = socket.write_all(&b"+PONG\r\n".repeat(commands)).await;
+                }
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_late_on_a_connection_that_was_replaced_does_not_end_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::open(format!("redis://{}", listener.local_addr().unwrap())).unwrap();
+        tokio::spawn(pong(listener));
+        let (config, renewed) = (AsyncConnectionConfig::new(), Arc::<Notify>::default());
+        let link = Link::start(client, config, Duration::from_secs(20), renewed.clone()).await.unwrap();
+        let lost = || RedisResult::<()>::Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into());
+        let old = link.line().await.unwrap();
+        link.heed(&old, &lost());
+        renewed.notified().await;
+        let new = link.line().await.unwrap();
+        assert!(!new.is(&old));
+        let late = || RedisResult::<()>::Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        link.heed(&old, &lost());
+        (0..UNANSWERED_MAX).for_each(|_| link.heed(&old, &late()));
+        assert!(matches!(&*link.0.stand.borrow(), Stand::Up(line) if line.is(&new)));
+        // Its own failures do.
+        (0..UNANSWERED_MAX).for_each(|_| link.heed(&new, &late()));
+        assert!(matches!(&*link.0.stand.borrow(), Stand::Connecting));
     }
 }

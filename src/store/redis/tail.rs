@@ -129,7 +129,9 @@ impl Tails {
         });
         match timeout(self.timeout, confirmed).await {
             Ok(Ok(())) => Ok(subscription),
-            Ok(Err(_)) => Err(ended()),
+            Ok(Err(_)) => {
+                Err(StoreError::Unavailable("the connection for pushes was lost, and is being made anew".into()))
+            }
             Err(_) => Err(StoreError::Unavailable(format!("no subscription within {:?}", self.timeout))),
         }
     }

@@ -1,6 +1,10 @@
 //! `moorline bench`: what it finds, what it says of it, and how it ends.
 
-use std::{net::TcpStream, time::Instant};
+use std::{
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -67,6 +71,25 @@ fn what_retention_took_of_an_ingest_is_told_and_is_no_loss() {
     assert!(200 <= read && read < events, "{report}");
     let table = gateway.run(&["bench", "ingest", "--seconds", "0.3", "--sessions", "2"], "").stdout;
     assert!(table.contains("older ones were trimmed"), "{table}");
+}
+
+/// A gateway that stands still for a second: in an open loop all that was due meanwhile is late, not only what was under way.
+#[test]
+fn an_open_loop_counts_from_when_an_event_was_due() {
+    let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("bench")));
+    let gateway = Gateway::start_with(&["--redis-url", &redis.url(), "--redis-prefix", &prefix]);
+    let load = "bench tokens --json --sessions 1 --publishers 1 --warmup 0 --seconds 3 --rate 100";
+    let mut bench = gateway.spawn(&load.split(' ').collect::<Vec<_>>());
+    wrote(20, redis, &prefix);
+    gateway.signal("-STOP");
+    thread::sleep(Duration::from_secs(1));
+    gateway.signal("-CONT");
+    assert_eq!(bench.wait(PATIENCE), 0, "{}", bench.stderr());
+    let report: Value = serde_json::from_str(&bench.stdout()).expect("a report");
+    let delivery = |quantile: &str| report["delivery"][quantile].as_f64().expect("milliseconds");
+    assert_eq!((&report["delivery"]["count"], &report["lost"], &report["unsent"]), (&json!(300), &json!(0), &json!(0)));
+    // A third of the events was due while it stood still; one of them was under way.
+    assert!(delivery("max_ms") > 950.0 && delivery("p90_ms") > 600.0, "{report}");
 }
 
 /// Refusals on the way are counted, and the rest is measured all the same; who is never let in is told why.
