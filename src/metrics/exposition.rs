@@ -169,7 +169,7 @@ impl Out<'_> {
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (value, histogram) in values.into_iter().zip(histograms) {
-            let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
+            let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(histogram.counts()).collect();
             // Summed up here, so that the count is that of the buckets although they change meanwhile.
             let (sum, count) = (histogram.sum_seconds(), buckets.iter().map(|(_, count)| count).sum());

@@ -35,7 +35,7 @@ use wire::Wires;
 pub use script::Durability;
 pub use tls::Tls;
 
-use super::{Commit, From, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription, Tail};
+use super::{Commit, From, Outcome, Page, Part, ProducerState, Retention, Stat, Store, StoreError, Subscription, Tail};
 use crate::{
     id::{Lane, Name},
     metrics::{Asked, METRICS},
@@ -163,6 +163,80 @@ impl RedisStore {
         })
     }
 
+    /// Does once what it will have to do, or an operator's mistake would show at the first event: in a session beside those of clients,
+    /// which is gone again afterwards.
+    pub async fn try_out(&self) -> Result<(), StoreError> {
+        let mut connection = self.commits.clone();
+        let mut two = redis::cmd("EXISTS");
+        two.arg(&[self.config.prefix.clone() + "{a}", self.config.prefix.clone() + "{b}"]);
+        match two.query_async::<Value>(&mut connection).await {
+            Err(error) if refused(&error, &["CROSSSLOT"]) => {
+                let why = "this is a Redis Cluster; Moorline takes a single Redis, with replicas and Sentinel if you like, since \
+                           one call carries events of many sessions";
+                return Err(StoreError::Fault(why.into()));
+            }
+            answer => answer.map_err(store_error)?,
+        };
+        let keys = Keys { prefix: format!("{}try-out:", self.config.prefix).into() };
+        let session = "s".parse::<Name>().map_err(|e| StoreError::Fault(e.to_string()))?;
+        let commit = |expect: Option<&str>| Commit {
+            expect: expect.map(Into::into),
+            version: Some("1".into()),
+            parts: vec![Part { events: vec![Bytes::from_static(b"{}")], ..Part::default() }],
+            ..Commit::default()
+        };
+        // It may be there still, from a start that failed.
+        self.erase(&keys, &session).await?;
+        self.write(&keys, &session, &commit(None)).await?;
+        self.write(&keys, &session, &commit(Some("1"))).await?;
+        self.erase(&keys, &session).await?;
+        self.pages.stat(&session).await?;
+        self.pages.producer(&session, &session).await?;
+        for from in [From::Start, From::Latest] {
+            self.pages.read(&session, Lane::Events, from, 1).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self, keys: &Keys, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
+        if let Some(outcome) = self.appender.commit(keys, session, commit).await? {
+            return Ok(outcome);
+        }
+        let arguments = commit::Arguments { keys, session, config: &self.config, commit };
+        let mut connection = self.commits.clone();
+        let committed = commit::run(&self.commit, &mut connection, &arguments);
+        // The connection's own timeout does not cover a reconnect that it waits for. In a box, for the many commits that
+        // don't come here not to make room for it.
+        let timeout = self.config.timeout;
+        Box::pin(tokio::time::timeout(timeout, committed)).await.unwrap_or_else(|_| Err(late(timeout)))
+    }
+
+    async fn erase(&self, keys: &Keys, session: &Name) -> Result<bool, StoreError> {
+        // A write, so over a connection that is replaced where a server takes none.
+        let mut connection = self.commits.clone();
+        let arguments = |cmd: &mut Cmd| {
+            cmd.arg(3).arg(keys.meta(session));
+            for lane in Lane::ALL {
+                cmd.arg(keys.lane(session, lane));
+            }
+            cmd.arg(keys.channel(session));
+        };
+        // Also where there was nothing to erase: an earlier attempt may have done it, and not be replicated yet.
+        let told = |reply: &Value| *reply != NOT_NOW;
+        loop {
+            let erased = self.erase.run(&mut connection, arguments, told);
+            let reply = tokio::time::timeout(self.config.timeout, erased).await;
+            let reply = reply.map_err(|_| late(self.config.timeout)).and_then(|reply| reply.map_err(store_error));
+            self.heed(&reply);
+            match reply? {
+                script::Reply { value: NOT_NOW, .. } => tokio::time::sleep(Duration::from_millis(1)).await,
+                script::Reply { unconfirmed: Some(unconfirmed), .. } => return Err(unconfirmed),
+                script::Reply { value: Value::Int(erased), .. } => return Ok(erased == 1),
+                script::Reply { value, .. } => return Err(unreadable("a deletion's answer", &value)),
+            }
+        }
+    }
+
     /// Sees from the outcome of a write whether the server takes any.
     fn heed<T>(&self, outcome: &Result<T, StoreError>) {
         if matches!(outcome, Err(StoreError::Unavailable(why)) if why.contains("READONLY")) {
@@ -176,21 +250,7 @@ impl Store for RedisStore {
     async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
         commit.check()?;
         let since = std::time::Instant::now();
-        let appended = self.appender.commit(&self.keys, session, commit).await;
-        let outcome = match appended {
-            Ok(None) => {
-                let arguments = commit::Arguments { keys: &self.keys, session, config: &self.config, commit };
-                let mut connection = self.commits.clone();
-                let committed = commit::run(&self.commit, &mut connection, &arguments);
-                // The connection's own timeout does not cover a reconnect that it waits for. In a box, for the many commits that
-                // don't come here not to make room for it.
-                let timeout = self.config.timeout;
-                let committed = Box::pin(tokio::time::timeout(timeout, committed));
-                committed.await.unwrap_or_else(|_| Err(late(timeout)))
-            }
-            Ok(Some(outcome)) => Ok(outcome),
-            Err(error) => Err(error),
-        };
+        let outcome = self.write(&self.keys, session, commit).await;
         METRICS.asked(Asked::Commit, since, &outcome);
         self.heed(&outcome);
         outcome
@@ -209,29 +269,7 @@ impl Store for RedisStore {
     }
 
     async fn delete(&self, session: &Name) -> Result<bool, StoreError> {
-        // A write, so over a connection that is replaced where a server takes none.
-        let mut connection = self.commits.clone();
-        let arguments = |cmd: &mut Cmd| {
-            cmd.arg(3).arg(self.keys.meta(session));
-            for lane in Lane::ALL {
-                cmd.arg(self.keys.lane(session, lane));
-            }
-            cmd.arg(self.keys.channel(session));
-        };
-        // Also where there was nothing to erase: an earlier attempt may have done it, and not be replicated yet.
-        let told = |reply: &Value| *reply != NOT_NOW;
-        loop {
-            let erased = self.erase.run(&mut connection, arguments, told);
-            let reply = tokio::time::timeout(self.config.timeout, erased).await;
-            let reply = reply.map_err(|_| late(self.config.timeout)).and_then(|reply| reply.map_err(store_error));
-            self.heed(&reply);
-            match reply? {
-                script::Reply { value: NOT_NOW, .. } => tokio::time::sleep(Duration::from_millis(1)).await,
-                script::Reply { unconfirmed: Some(unconfirmed), .. } => return Err(unconfirmed),
-                script::Reply { value: Value::Int(erased), .. } => return Ok(erased == 1),
-                script::Reply { value, .. } => return Err(unreadable("a deletion's answer", &value)),
-            }
-        }
+        self.erase(&self.keys, session).await
     }
 
     async fn subscribe(&self, session: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError> {
@@ -275,24 +313,40 @@ const DENYING: [&str; 3] = ["NOAUTH", "NOPERM", "WRONGPASS"];
 
 /// What passes is `Unavailable`; what an operator has to mend is `Denied` or a `Fault`.
 fn store_error(error: RedisError) -> StoreError {
-    let lost = matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound);
-    if lost || refused(&error, &PASSING) {
-        StoreError::Unavailable(error.to_string())
+    // In Redis's own words; redis-rs has others for some codes.
+    let text = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
+    if matches!(error.kind(), ErrorKind::Io | ErrorKind::ClusterConnectionNotFound) || refused(&error, &PASSING) {
+        StoreError::Unavailable(text)
     } else if error.kind() == ErrorKind::AuthenticationFailed || refused(&error, &DENYING) {
-        StoreError::Denied(error.to_string())
+        StoreError::Denied(text)
     } else {
-        StoreError::Fault(error.to_string())
+        without_code(text)
     }
 }
 
-/// The same for an error that a script caught and gave as a text, which begins with its code.
+/// The same for an error as a text, which begins with its code; that of a transaction that was discarded is in the middle.
 fn script_error(error: &str) -> StoreError {
-    let code = error.split(' ').next().unwrap_or_default().trim_start_matches('-');
+    let why = error.split_once("discarded because of: ").map_or(error, |(_, why)| why);
+    let code = why.split(' ').next().unwrap_or_default().trim_start_matches('-');
     let text = error.to_owned();
     match code {
         _ if PASSING.contains(&code) => StoreError::Unavailable(text),
         _ if DENYING.contains(&code) => StoreError::Denied(text),
-        _ => StoreError::Fault(text),
+        _ => without_code(text),
+    }
+}
+
+/// Redis 7 has no code of its own for some errors.
+fn without_code(text: String) -> StoreError {
+    if text.contains("The user executing the script can't") {
+        StoreError::Denied(text)
+    } else if text.contains("max number of clients reached") {
+        StoreError::Unavailable(text)
+    } else {
+        StoreError::Fault(text)
     }
 }
 

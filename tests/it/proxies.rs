@@ -152,10 +152,14 @@ impl Drop for Proxy {
 }
 
 fn replicas(heartbeat: &str) -> [Replica; 2] {
+    replicas_with(&["--heartbeat", heartbeat])
+}
+
+fn replicas_with(arguments: &[&str]) -> [Replica; 2] {
     let (redis, prefix) = (RedisServer::shared().url(), unique("proxies"));
-    let store = ["--redis-url", &redis, "--redis-prefix", &prefix];
     // The proxy passes the client's `Host` on.
-    [(); 2].map(|()| Replica::start_with(&[&store, &["--insecure-no-auth", "--heartbeat", heartbeat][..]].concat()))
+    let store = ["--redis-url", &redis, "--redis-prefix", &prefix, "--insecure-no-auth"];
+    [(); 2].map(|()| Replica::start_with(&[&store, arguments].concat()))
 }
 
 /// Makes the tests `nginx::<promise>` and `haproxy::<promise>`.
@@ -180,7 +184,8 @@ before_both!(
     streams_and_bodies_flow_piece_by_piece,
     streams_survive_silences,
     reloads_cost_no_event,
-    metrics_are_not_for_the_world,
+    a_replica_that_goes_down_ends_what_it_has_itself,
+    only_sessions_are_for_the_world,
 );
 
 async fn streams_and_bodies_flow_piece_by_piece(kind: Kind) {
@@ -253,14 +258,30 @@ async fn reloads_cost_no_event(kind: Kind) {
     crowd.settle().await;
 }
 
-async fn metrics_are_not_for_the_world(kind: Kind) {
+/// Its proxy has noticed by then, and sends it nothing new; but what is under way is answered.
+async fn a_replica_that_goes_down_ends_what_it_has_itself(kind: Kind) {
+    let replicas = replicas_with(&["--heartbeat", "500ms", "--drain-wait", "5s", "--drain-spread", "100ms"]);
+    let proxy = Proxy::start(kind, &replicas);
+    let session = proxy.session();
+    session.append_numbers(0..1).await;
+    let mut stream = session.follow("").await;
+    assert_eq!(stream.data(1).await, [0]);
+    let mut body = session.open_body("/events", "content-type: application/x-ndjson").await;
+    body.chunk("{\"data\":1}\n").await;
+    assert_eq!(stream.data(1).await, [1]);
+    replicas.iter().for_each(|replica| replica.signal("-TERM"));
+    let problem = body.answer().await.problem(503, "draining");
+    assert_eq!(problem["appended"], 1, "{problem}");
+    stream.cut().await;
+}
+
+async fn only_sessions_are_for_the_world(kind: Kind) {
     let replicas = replicas("15s");
     let proxy = Proxy::start(kind, &replicas);
-    let status = async |path: &str| {
+    for path in ["/metrics", "/livez", "/readyz"] {
         let answer = http().get(format!("{}{path}", proxy.url())).send().await.expect("an answer");
-        answer.status().as_u16()
-    };
-    assert_eq!((status("/readyz").await, status("/metrics").await), (200, 404));
+        assert_eq!(answer.status(), 404, "{path}");
+    }
     let answer = proxy.session().post("/events", json!({"data": 1})).await;
     assert_eq!(answer.status, 201);
 }

@@ -173,6 +173,74 @@ async fn a_user_with_the_least_rights_that_are_documented_is_enough() {
     assert_eq!(redis.cli(&["ACL", "LOG"]), "");
 }
 
+/// A right that is missing is found before anything is taken, and not at the first event of a session, which would be half in the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_is_missing_is_found_at_the_start() {
+    let redis = RedisServer::start();
+    let rights = least_rights();
+    let rights: Vec<&str> = rights.iter().map(String::as_str).collect();
+    redis.cli(&[&["ACL", "SETUSER", "moorline", "on", ">secret"], &rights[..]].concat());
+    let url = format!("redis://moorline:secret@127.0.0.1:{}/", redis.port());
+    let start = async || {
+        let mut config = Config { redis_url: Some(url.clone()), ..Config::default() };
+        config.listen.set_port(0);
+        moorline::serve(&config).await.map(drop).map_err(|error| error.to_string())
+    };
+    for right in rights.iter().filter_map(|right| right.strip_prefix('+')) {
+        // Used by no write and no read of a start: the text of a script that Redis does not know, an end, a wait, an endless log.
+        if ["eval", "unsubscribe", "wait", "hdel", "xlen"].contains(&right) {
+            continue;
+        }
+        redis.cli(&["ACL", "SETUSER", "moorline", &format!("-{right}")]);
+        let error = start().await.expect_err(right);
+        assert!(error.contains("the store refuses us"), "{right}: {error}");
+        redis.cli(&["ACL", "SETUSER", "moorline", &format!("+{right}")]);
+        redis.cli(&["SCRIPT", "FLUSH"]);
+    }
+    redis.cli(&["ACL", "SETUSER", "moorline", "resetkeys", "~another:*"]);
+    let error = start().await.expect_err("other keys");
+    assert!(error.contains("the store refuses us"), "{error}");
+    redis.cli(&["ACL", "SETUSER", "moorline", "resetkeys", "~moorline:*"]);
+    start().await.expect("a gateway");
+    assert_eq!(redis.cli(&["KEYS", "*"]), "");
+}
+
+/// While it runs: what went wrong in the middle of a script is no defect, but an operator's to mend.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_is_taken_away_later_is_told_as_such() {
+    let redis = RedisServer::start();
+    let gateway = gateway(redis.url(), |_| {}).await;
+    let session = gateway.session();
+    session.append_numbers(0..1).await;
+    redis.cli(&["ACL", "SETUSER", "default", "-publish"]);
+    session.post("/events", json!({"data": 1})).await.problem(503, "store_unavailable");
+    session.post("/runs", json!({"run": "r"})).await.problem(503, "store_unavailable");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("nodes.conf");
+    let redis =
+        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-config-file", &file.to_string_lossy()]);
+    redis.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    let up = || async { redis.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(()) };
+    eventually("a cluster", up).await;
+    let mut config = Config { redis_url: Some(redis.url()), ..Config::default() };
+    config.listen.set_port(0);
+    let error = moorline::serve(&config).await.err().expect("no gateway").to_string();
+    assert!(error.contains("Redis Cluster"), "{error}");
+}
+
+/// A Redis that takes no writes now is waited for, as it may be the replica of a failover that is under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_takes_no_writes_now_is_taken() {
+    let redis = RedisServer::start();
+    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    let replica = Replica::start(&redis.url(), &unique("p"));
+    assert!(replica.log().contains("takes no writes now"), "{}", replica.log());
+}
+
 /// A master and a replica of it that is in step.
 async fn pair() -> (RedisServer, RedisServer) {
     let master = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);

@@ -16,7 +16,16 @@ pub async fn connect(config: RedisConfig, patience: Duration) -> Result<RedisSto
     let (began, mut pause, mut told) = (Instant::now(), PAUSE_MIN, false);
     loop {
         let error = match RedisStore::connect(config.clone()).await {
-            Ok(store) => return Ok(store),
+            Ok(store) => {
+                return match store.try_out().await {
+                    Err(error @ (StoreError::Denied(_) | StoreError::Fault(_))) => Err(error),
+                    Err(error) => {
+                        tracing::warn!(%error, "Redis is there, and takes no writes now");
+                        Ok(store)
+                    }
+                    Ok(()) => Ok(store),
+                };
+            }
             Err(StoreError::Unavailable(error)) => error,
             Err(error) => return Err(error),
         };
