@@ -1,7 +1,7 @@
 //! A load tool: drives a gateway as many agents and clients would, checks all that comes back, and measures.
 //!
-//! Every event carries its number, the time at which it was due and a text that follows from its number, so a client
-//! knows of each whether it is the next one, how late it is, and whether it is what was sent. Under an open loop
+//! Every event carries its number, the time at which it was due and a text that follows from both and from its session, so a
+//! client knows of each whether it is the next one, how late it is, and whether it is what was sent. Under an open loop
 //! (`rate`) events are due at fixed times whether or not the gateway keeps up: an event that had to wait for its turn
 //! counts as late (no coordinated omission).
 //!
@@ -12,12 +12,13 @@ mod dialect;
 mod live;
 mod meter;
 mod process;
+mod reading;
 mod resume;
 mod wire;
 
 pub use dialect::Dialect;
 pub use meter::{Latency, Report};
-pub use process::Cpu;
+pub use process::{Cpu, is_readable};
 pub use resume::Neighbour;
 pub use wire::Target;
 
@@ -82,12 +83,26 @@ pub struct Plan {
     pub stop: Arc<SetOnce<Instant>>,
 }
 
+impl BenchError {
+    /// Whether what was asked may have been done all the same.
+    fn is_unsure(&self) -> bool {
+        !matches!(self, BenchError::Status { status, .. } if *status < 500)
+    }
+}
+
 impl Plan {
     /// Does what nothing is measured in, unless the run is to end.
     async fn prepare<T>(&self, work: impl Future<Output = Result<T, BenchError>>) -> Result<T, BenchError> {
         tokio::select! {
             result = work => result,
             _ = self.stop.wait() => Err(BenchError::Interrupted),
+        }
+    }
+
+    /// Client `n` of so many is there: that is said now and then.
+    fn connected(&self, n: usize, of: usize) {
+        if self.progress && (n % 500 == 499 || n + 1 == of && of >= 500) {
+            eprint!("\r{} clients {}", n + 1, if n + 1 == of { "\n" } else { "" });
         }
     }
 
@@ -113,6 +128,9 @@ pub enum BenchError {
         /// The answer's beginning.
         body: String,
     },
+    /// There is no gateway to be loaded there.
+    #[error("{0}")]
+    Address(String),
     /// The answer is no HTTP.
     #[error("the answer can't be read: {0}")]
     Unreadable(String),
@@ -127,8 +145,17 @@ pub enum BenchError {
     Interrupted,
 }
 
+/// How a run ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// What was measured.
+    pub result: Result<Report, BenchError>,
+    /// Sessions that could not be deleted, and why; they expire by themselves.
+    pub left: Option<String>,
+}
+
 /// Runs a plan against a gateway.
-pub async fn run(target: &Target, plan: &Plan) -> Result<Report, BenchError> {
+pub async fn run(target: &Target, plan: &Plan) -> Ended {
     let names = Names::new(target.dialect, plan.sessions);
     let work = async {
         names.create(target).await?;
@@ -148,12 +175,13 @@ pub async fn run(target: &Target, plan: &Plan) -> Result<Report, BenchError> {
         result = work => result,
         () = too_late => Err(BenchError::Interrupted),
     };
-    // All that still wrote has ended with the work.
-    names.delete(target).await;
-    match plan.stop.get() {
+    let result = match plan.stop.get() {
         Some(_) => result.map(|report| Report { title: format!("{}, interrupted", report.title), ..report }),
         None => result,
-    }
+    };
+    // A body that was broken off is still read by the gateway, which would make its session anew.
+    let again = result.is_err() || plan.stop.get().is_some();
+    Ended { result, left: names.delete(target, again).await }
 }
 
 /// How long a run may take to come to its end once it was told to.
@@ -182,6 +210,10 @@ impl Names {
         self.dialect.follow(&self.names[session])
     }
 
+    fn session(&self, session: usize) -> String {
+        self.dialect.session(&self.names[session])
+    }
+
     /// Where that has to be done first.
     async fn create(&self, target: &Target) -> Result<(), BenchError> {
         if self.dialect.creates() {
@@ -194,45 +226,89 @@ impl Names {
         Ok(())
     }
 
-    /// As well as it goes: what is left expires.
-    async fn delete(&self, target: &Target) {
+    /// Deletes them all; `again`: until none is made anew. What could not be deleted, if anything.
+    async fn delete(&self, target: &Target, again: bool) -> Option<String> {
+        let mut left = self.names.clone();
+        let mut why = format!("it took more than {TIDYING:?}");
         let all = async {
-            let mut connection = wire::Connection::open(target).await?;
-            for name in &self.names {
-                let answer = connection.request("DELETE", &self.dialect.session(name), "", &[]).await?;
-                // It can't now, and would keep us waiting with each of them.
-                if answer.status >= 500 {
-                    break;
+            while !left.is_empty() {
+                let (names, mut done) = (left.chunks(left.len().div_ceil(DELETERS)), Vec::new());
+                let rounds = names.map(|names| delete_some(target, self.dialect, names, again));
+                for (gone, refusal) in futures_util::future::join_all(rounds).await {
+                    done.extend(gone);
+                    if let Some(refusal) = refusal {
+                        why = refusal.to_string();
+                    }
+                }
+                left.retain(|name| !done.contains(name));
+                if !left.is_empty() {
+                    tokio::time::sleep(DELETE_AGAIN).await;
                 }
             }
-            Ok::<_, BenchError>(())
         };
-        // Whatever came of it.
-        let _ = tokio::time::timeout(TIDYING, all).await;
+        let in_time = tokio::time::timeout(TIDYING, all).await.is_ok();
+        (!in_time).then(|| format!("{} sessions could not be deleted: {why}; they expire by themselves", left.len()))
     }
 }
 
+/// Connections that delete.
+const DELETERS: usize = 8;
+/// The pause before what could not be deleted, or may be made anew, is deleted again.
+const DELETE_AGAIN: Duration = Duration::from_millis(100);
+
+/// Deletes sessions, one after the other. Those that are gone, and what stands against the rest.
+async fn delete_some(
+    target: &Target,
+    dialect: Dialect,
+    names: &[String],
+    again: bool,
+) -> (std::collections::HashSet<String>, Option<BenchError>) {
+    let mut gone = std::collections::HashSet::new();
+    let each = async {
+        let mut connection = wire::Connection::open(target).await?;
+        for name in names {
+            let answer = connection.request("DELETE", &dialect.session(name), "", &[]).await?;
+            // Whoever deleted nothing may be sure that there is nothing any more.
+            if answer.status == 404 || !again && (200..300).contains(&answer.status) {
+                gone.insert(name.clone());
+            } else {
+                answer.ok("DELETE a session")?;
+            }
+        }
+        Ok(())
+    };
+    let refusal: Result<(), BenchError> = each.await;
+    (gone, refusal.err())
+}
+
 /// The JSON of an event, and of its payload in the log: `{"type":"b","data":[n,due,"text"]}`.
-fn write_event(out: &mut Vec<u8>, n: u64, due_us: u64, text: usize) {
+fn write_event(out: &mut Vec<u8>, session: usize, n: u64, due_us: u64, text: usize) {
     use std::io::Write as _;
     // Writing to memory does not fail.
     let _ = write!(out, "{{\"type\":\"b\",\"data\":[{n},{due_us},\"");
-    out.extend((0..text as u64).map(|i| letter(n, i)));
+    out.extend(letters(session, n, due_us).take(text));
     out.extend_from_slice(b"\"]}");
 }
 
-/// Number and due time of a payload, if it is exactly what [`write_event`] writes.
-fn read_event(payload: &[u8], text: usize) -> Option<(u64, u64)> {
+/// Number and due time of a payload, if it is exactly what [`write_event`] writes for this session.
+fn read_event(payload: &[u8], session: usize, text: usize) -> Option<(u64, u64)> {
     let rest = payload.strip_prefix(b"{\"type\":\"b\",\"data\":[")?;
     let (n, rest) = number(rest)?;
     let (due, rest) = number(rest.strip_prefix(b",")?)?;
     let said = rest.strip_prefix(b",\"")?.strip_suffix(b"\"]}")?;
-    let right = said.len() == text && said.iter().zip(0..).all(|(&b, i)| b == letter(n, i));
+    let right = said.len() == text && letters(session, n, due).zip(said).all(|(letter, said)| letter == *said);
     right.then_some((n, due))
 }
 
-fn letter(n: u64, i: u64) -> u8 {
-    b'a' + (n.wrapping_mul(31).wrapping_add(i.wrapping_mul(7)) % 26) as u8
+/// The text of an event, as long as one likes: another one for another session, number or time.
+fn letters(session: usize, n: u64, due_us: u64) -> impl Iterator<Item = u8> {
+    let mixed = (session as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n;
+    let mixed = mixed.wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ due_us;
+    let mixed = mixed.wrapping_mul(0x94d0_49bb_1331_11eb);
+    (0u32..).map(move |i| {
+        let bits = (mixed.rotate_left(i.wrapping_mul(11) % 64) >> 40) as u32;
+        b'a' + (bits.wrapping_add(i) % 26) as u8
+    })
 }
 
 fn number(text: &[u8]) -> Option<(u64, &[u8])> {
@@ -248,11 +324,11 @@ mod tests {
     #[test]
     fn an_event_is_read_only_if_it_is_what_was_written() {
         let mut event = Vec::new();
-        write_event(&mut event, 42, 123_456, 20);
-        assert_eq!(read_event(&event, 20), Some((42, 123_456)));
-        assert_eq!(read_event(&event, 19), None);
+        write_event(&mut event, 3, 42, 123_456, 20);
+        assert_eq!(read_event(&event, 3, 20), Some((42, 123_456)));
+        assert_eq!(read_event(&event, 3, 19), None);
         let at = event.len() - 5;
         event[at] ^= 1;
-        assert_eq!(read_event(&event, 20), None);
+        assert_eq!(read_event(&event, 3, 20), None);
     }
 }

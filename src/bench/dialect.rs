@@ -3,6 +3,8 @@
 //! Moorline is what this tool is for. The others are its peers, so that one and the same driver, with the same checks,
 //! measures them all (`benches/compare`).
 
+use super::reading::Came;
+
 /// Which server's language to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dialect {
@@ -53,19 +55,24 @@ impl Dialect {
     }
 
     /// Reads one server-sent event: gives each event of a session in it to `each`, and tells whether it ends history.
-    pub fn read(self, frame: &[u8], each: &mut impl FnMut(&[u8])) -> bool {
-        let (mut id, mut name, mut data) = (false, None, &b""[..]);
+    pub fn read(self, frame: &[u8], each: &mut impl FnMut(Came<'_>)) -> bool {
+        let (mut id, mut name, mut data) = (None, None, &b""[..]);
         for line in frame.split(|b| *b == b'\n') {
             if let Some(value) = line.strip_prefix(b"data:") {
                 data = value.strip_prefix(b" ").unwrap_or(value);
-            } else if line.starts_with(b"id:") {
-                id = true;
+            } else if let Some(value) = line.strip_prefix(b"id:") {
+                id = Some(value.strip_prefix(b" ").unwrap_or(value));
             } else if let Some(value) = line.strip_prefix(b"event: ") {
                 name = Some(value);
             }
         }
         match (self, name) {
-            (Dialect::Moorline | Dialect::Nchan, None) if id => each(data),
+            (Dialect::Moorline, None) if let Some(id) = id => {
+                let id = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());
+                // Without one that can be read it is none, and found to be corrupt.
+                each(Came { payload: if id.is_some() { data } else { b"" }, id });
+            }
+            (Dialect::Nchan, None) if id.is_some() => each(Came { payload: data, id: None }),
             (Dialect::Moorline, Some(name)) => return name == b"caught-up",
             (Dialect::DurableStreams, Some(b"data")) => read_array(data, each),
             (Dialect::DurableStreams, Some(b"control")) => {
@@ -79,7 +86,8 @@ impl Dialect {
 
 /// Gives the events of a JSON array to `each`. All events end in `"]}`, which their text can't contain; what does not
 /// look like that goes to `each` as it is, and is found to be corrupt there.
-pub fn read_array(array: &[u8], each: &mut impl FnMut(&[u8])) {
+pub fn read_array(array: &[u8], each: &mut impl FnMut(Came<'_>)) {
+    let mut each = |payload| each(Came { payload, id: None });
     let Some(mut rest) = array.strip_prefix(b"[").and_then(|array| array.strip_suffix(b"]")) else {
         return each(array);
     };
@@ -99,7 +107,7 @@ mod tests {
     fn read(dialect: Dialect, frame: &str) -> (Vec<String>, bool) {
         let mut events = Vec::new();
         let live =
-            dialect.read(frame.as_bytes(), &mut |event| events.push(String::from_utf8_lossy(event).into_owned()));
+            dialect.read(frame.as_bytes(), &mut |came| events.push(String::from_utf8_lossy(came.payload).into_owned()));
         (events, live)
     }
 
@@ -125,7 +133,7 @@ data:{"streamNextOffset":"0_1","streamCursor":"1"}"#;
     fn what_is_no_array_of_events_is_passed_on_to_be_found_corrupt() {
         for data in ["", "{}", "[1,2]", r#"[{"type":"b","data":[0,1,"abc"]},x]"#] {
             let (events, _) = read(Dialect::DurableStreams, &format!("event: data\ndata:{data}"));
-            assert!(events.iter().any(|event| crate::bench::read_event(event.as_bytes(), 3).is_none()), "{data}");
+            assert!(events.iter().any(|event| crate::bench::read_event(event.as_bytes(), 0, 3).is_none()), "{data}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,20 +13,23 @@ use serde::Deserialize;
 use tokio::{
     sync::{SetOnce, mpsc},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::sleep,
 };
 
 use super::{
     BenchError, Cpu, Dialect, Names, Plan, Report, Shape, Target,
-    meter::{Faults, Meter, Progress},
-    read_event,
+    meter::{Faults, Meter, Progress, count},
+    reading::Reading,
     wire::{Connection, Frame, Frames, PATIENCE},
     write_event,
 };
+use crate::id::EntryId;
 
 /// How long a client may take, after the last event was published, to have them all.
 const LAST_WAIT: Duration = Duration::from_secs(20);
-/// How long a publisher waits after a refusal.
+/// How long clients are read on after that, for what should not come: an event that comes again.
+const EXTRA: Duration = Duration::from_millis(250);
+/// How long a publisher waits after a refusal if nothing else says when the next event is due, and before it connects again.
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
 /// Lines in one piece of an ingest body.
 const PIECE: u64 = 64;
@@ -41,10 +44,16 @@ struct Load {
     until_us: u64,
     stop: Arc<SetOnce<Instant>>,
     text: usize,
-    /// Events published in each session.
+    /// The number of the next event of each session.
     published: Vec<AtomicU64>,
-    /// The number of the event that each client reads next.
-    read: Vec<AtomicU64>,
+    /// Of those before it, how many may not be in the log: they were sent, and not answered with success.
+    unsure: Vec<AtomicU64>,
+    /// How many events have come to each client …
+    came: Vec<AtomicU64>,
+    /// … which number it has got to …
+    reached: Vec<AtomicU64>,
+    /// … and whether its stream is over.
+    ended: Vec<AtomicBool>,
     /// Since when each publisher waits for an answer, in microseconds after the start; 0 if it does not.
     waiting: Vec<AtomicU64>,
     appended: AtomicU64,
@@ -64,9 +73,12 @@ impl Load {
             until_us: (warmup + plan.duration).as_micros() as u64,
             stop: plan.stop.clone(),
             text: plan.text,
-            published: (0..plan.sessions).map(|_| AtomicU64::new(0)).collect(),
-            read: (0..plan.sessions * plan.clients).map(|_| AtomicU64::new(0)).collect(),
-            waiting: (0..plan.publishers).map(|_| AtomicU64::new(0)).collect(),
+            published: zeros(plan.sessions),
+            unsure: zeros(plan.sessions),
+            came: zeros(plan.sessions * plan.clients),
+            reached: zeros(plan.sessions * plan.clients),
+            ended: (0..plan.sessions * plan.clients).map(|_| AtomicBool::new(false)).collect(),
+            waiting: zeros(plan.publishers),
             appended: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
@@ -89,16 +101,46 @@ impl Load {
         (self.from_us..self.to_us()).contains(&at_us)
     }
 
+    /// Events that should have come to a client, and have not.
+    fn missing(&self, client: usize) -> u64 {
+        let session = client % self.published.len();
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        get(&self.published[session]).saturating_sub(get(&self.unsure[session]) + get(&self.came[client]))
+    }
+
+    /// Whether what is missing there may still come. What is passed over in the middle will not.
+    fn may_go_on(&self, client: usize) -> bool {
+        let published = self.published[client % self.published.len()].load(Ordering::Relaxed);
+        let reached = self.reached[client].load(Ordering::Relaxed);
+        reached < published && self.missing(client) > 0 && !self.ended[client].load(Ordering::Relaxed)
+    }
+
+    /// How long is waited, after the end, for what is late.
+    fn last_wait(&self) -> Duration {
+        if self.stop.get().is_some() { Duration::from_secs(1) } else { LAST_WAIT }
+    }
+
     /// So long after the end that what was due by then and is still not sent would say nothing new.
     fn is_hopeless(&self) -> bool {
-        let wait = if self.stop.get().is_some() { Duration::from_secs(1) } else { LAST_WAIT };
-        self.now_us() > self.to_us() + wait.as_micros() as u64
+        self.now_us() > self.to_us() + self.last_wait().as_micros() as u64
     }
 
     /// How long was measured.
     fn measured_for(&self) -> Result<Duration, BenchError> {
         let time = self.to_us().checked_sub(self.from_us).filter(|us| *us > 0).map(Duration::from_micros);
         time.ok_or(BenchError::Interrupted)
+    }
+
+    /// An event has come to a client.
+    fn arrived(&self, client: usize, due: u64) {
+        let now = self.now_us();
+        if self.measured(now) {
+            count(&self.delivered, 1);
+        }
+        // By the time at which it was due: what was held up until after the end is late, not missing.
+        if self.measured(due) {
+            self.delivery.record(client, now.saturating_sub(due));
+        }
     }
 
     /// Ends when a publisher has waited too long for an answer.
@@ -115,11 +157,15 @@ impl Load {
     }
 }
 
+fn zeros(count: usize) -> Vec<AtomicU64> {
+    (0..count).map(|_| AtomicU64::new(0)).collect()
+}
+
 pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
     let total = plan.sessions * plan.clients;
     // Clients first, so that the clock starts with all of them live.
     // Spread over the sessions, and within each.
-    let stalled = |n: usize| (n % plan.sessions + n / plan.sessions * 37) % 100 < plan.stalled;
+    let stalled = |n: usize| (n % plan.sessions + n / plan.sessions * 37) % 100 >= 100 - plan.stalled;
     let (mut streams, mut unread) = (Vec::with_capacity(total), Vec::new());
     let connect = async {
         for n in 0..total {
@@ -135,9 +181,7 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
                 frames.until_live(|_| ()).await?;
             }
             streams.push((n, frames));
-            if plan.progress && n % 500 == 499 {
-                eprint!("\r{} clients ", n + 1);
-            }
+            plan.connected(n, total);
         }
         Ok(())
     };
@@ -149,7 +193,8 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
     cpu.spawn(measure_cpu(plan.clone()));
     let progress = {
         let load = load.clone();
-        Progress::start(plan.progress, move || load.delivered.load(Ordering::Relaxed), "deliveries")
+        let came = move || load.came.iter().map(|came| came.load(Ordering::Relaxed)).sum();
+        Progress::start(plan.progress, came, "deliveries")
     };
     // No more publishers than sessions: each session's events must come in their order.
     let publishers = plan.publishers.min(plan.sessions);
@@ -178,21 +223,19 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
         result = all_published => result?,
         error = load.frozen() => return Err(error),
     }
-    let missing = || {
-        let read = load.read.iter().enumerate().filter(|(n, _)| !stalled(*n));
-        let read = read.map(|(n, read)| (n % plan.sessions, read.load(Ordering::Relaxed)));
-        read.map(|(session, read)| load.published[session].load(Ordering::Relaxed).saturating_sub(read)).sum::<u64>()
-    };
+    let clients = || (0..total).filter(|n| !stalled(*n));
+    let awaited = || clients().any(|n| load.may_go_on(n));
     let waiting = Instant::now();
-    while missing() > 0 && waiting.elapsed() < LAST_WAIT {
+    while awaited() && waiting.elapsed() < load.last_wait() {
         sleep(Duration::from_millis(20)).await;
     }
-    load.faults.lost.fetch_add(missing(), Ordering::Relaxed);
+    plan.pause(EXTRA).await;
+    count(&load.faults.lost, clients().map(|n| load.missing(n)).sum());
     readers.abort_all();
     while let Some(reader) = readers.join_next().await {
         // It reads until it is told to end; else its stream ended or could not be read, or it panicked.
         if !reader.is_err_and(|ended| ended.is_cancelled()) {
-            load.faults.failed.fetch_add(1, Ordering::Relaxed);
+            count(&load.faults.failed, 1);
         }
     }
     let not_read = unread.len();
@@ -212,8 +255,8 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
         load.delivered.load(Ordering::Relaxed),
     );
     Ok(Report {
-        delivery: Some(load.delivery.latency()),
-        append: Some(load.append.latency()),
+        delivery: load.delivery.latency(),
+        append: load.append.latency(),
         cpu,
         asked_per_second: plan.rate,
         unsent: load.unsent.load(Ordering::Relaxed),
@@ -223,17 +266,21 @@ pub async fn run(target: &Target, plan: &Plan, names: &Names) -> Result<Report, 
 
 /// Reads a stream until it ends.
 async fn follow(load: Arc<Load>, client: usize, mut frames: Frames) {
-    let mut next = 0;
+    let mut reading = Reading::new(client % load.published.len(), load.text, 0);
     let mut open = true;
     while open {
         let read = frames.read(|frame| {
-            if let Frame::Event(event) = frame {
-                check(&load, client, event, &mut next);
+            if let Frame::Event(came) = frame
+                && let Some(due) = reading.take(came, &load.faults)
+            {
+                load.arrived(client, due);
             }
         });
         open = read.await.unwrap_or(false);
-        load.read[client].store(next, Ordering::Relaxed);
+        load.came[client].store(reading.came(), Ordering::Relaxed);
+        load.reached[client].store(reading.reached(), Ordering::Relaxed);
     }
+    load.ended[client].store(true, Ordering::Relaxed);
 }
 
 /// The CPU time that goes by while a plan is measured.
@@ -242,32 +289,6 @@ async fn measure_cpu(plan: Plan) -> Cpu {
     let before = Cpu::now(&plan.pids);
     plan.pause(plan.duration).await;
     Cpu::now(&plan.pids).since(before)
-}
-
-/// One event at one client.
-fn check(load: &Load, shard: usize, event: &[u8], next: &mut u64) {
-    let count = |counter: &AtomicU64, by| {
-        counter.fetch_add(by, Ordering::Relaxed);
-    };
-    let Some((n, due)) = read_event(event, load.text) else {
-        return count(&load.faults.corrupt, 1);
-    };
-    if n + 1 == *next {
-        return count(&load.faults.duplicated, 1);
-    }
-    if n < *next {
-        return count(&load.faults.reordered, 1);
-    }
-    count(&load.faults.lost, n - *next);
-    *next = n + 1;
-    let now = load.now_us();
-    if load.measured(now) {
-        count(&load.delivered, 1);
-    }
-    // By the time at which it was due: what was held up until after the end is late, not missing.
-    if load.measured(due) {
-        load.delivery.record(shard, now.saturating_sub(due));
-    }
 }
 
 /// Tells the publishers in turn when an event is due. A thread of its own, for the runtime's timers count whole
@@ -304,8 +325,7 @@ async fn publish(
         let due = match &mut dues {
             Some(dues) => match dues.recv().await {
                 Some(_) if load.is_hopeless() => {
-                    let left = 1 + std::iter::from_fn(|| dues.try_recv().ok()).count() as u64;
-                    load.unsent.fetch_add(left, Ordering::Relaxed);
+                    count(&load.unsent, 1 + rest_of(dues));
                     None
                 }
                 due => due,
@@ -316,33 +336,64 @@ async fn publish(
         let sent = load.now_us();
         let n = load.published[*session].load(Ordering::Relaxed);
         body.clear();
-        write_event(&mut body, n, due, load.text);
+        write_event(&mut body, *session, n, due, load.text);
         load.waiting[publisher].store(sent.max(1), Ordering::Relaxed);
         let answer = match numbered {
-            true => connection.numbered(path, "application/json", n, &body).await?,
-            false => connection.request("POST", path, "application/json", &body).await?,
+            true => connection.numbered(path, "application/json", n, &body).await,
+            false => connection.request("POST", path, "application/json", &body).await,
         };
         load.waiting[publisher].store(0, Ordering::Relaxed);
-        match answer.ok("POST an event") {
+        match answer.and_then(|answer| answer.ok("POST an event")) {
             Ok(_) => accepted = true,
             // Nothing was ever accepted: it is wrong, not busy.
-            Err(refusal) if !accepted => return Err(refusal),
-            Err(refusal) => {
-                load.faults.refused(&refusal);
-                sleep(AFTER_REFUSAL).await;
+            Err(error) if !accepted => return Err(error),
+            Err(error) => {
+                load.faults.refused(&error);
+                // It may be in the log. With its number it can be sent again; without, the next one takes its place.
+                if error.is_unsure() && !numbered {
+                    load.unsure[*session].fetch_add(1, Ordering::Relaxed);
+                    load.published[*session].store(n + 1, Ordering::Relaxed);
+                }
+                if !matches!(error, BenchError::Status { .. }) {
+                    match reconnect(&target, &load).await {
+                        Some(again) => connection = again,
+                        None => {
+                            count(&load.unsent, dues.as_mut().map_or(0, rest_of));
+                            break;
+                        }
+                    }
+                } else if dues.is_none() {
+                    sleep(AFTER_REFUSAL).await;
+                }
                 continue;
             }
         }
         load.published[*session].store(n + 1, Ordering::Relaxed);
         let now = load.now_us();
         if load.measured(now) {
-            load.appended.fetch_add(1, Ordering::Relaxed);
+            count(&load.appended, 1);
         }
         if load.measured(due) {
             load.append.record(publisher, now - sent);
         }
     }
     Ok(())
+}
+
+/// How many more are due already.
+fn rest_of(dues: &mut mpsc::UnboundedReceiver<u64>) -> u64 {
+    std::iter::from_fn(|| dues.try_recv().ok()).count() as u64
+}
+
+/// A connection in place of one that broke, if there is one before the end.
+async fn reconnect(target: &Target, load: &Load) -> Option<Connection> {
+    while load.now_us() < load.to_us() {
+        if let Ok(connection) = Connection::open(target).await {
+            return Some(connection);
+        }
+        sleep(AFTER_REFUSAL).await;
+    }
+    None
 }
 
 #[derive(Deserialize)]
@@ -374,32 +425,33 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
             while load.now_us() < load.to_us() {
                 piece.clear();
                 for _ in 0..PIECE {
-                    write_event(&mut piece, n, load.now_us(), load.text);
+                    write_event(&mut piece, session, n, load.now_us(), load.text);
                     piece.push(b'\n');
                     n += 1;
                 }
-                let late = || BenchError::Missing(format!("the gateway has taken nothing for {PATIENCE:?}"));
-                let sent = timeout(PATIENCE, connection.send(&piece)).await;
-                if let Err(error) = sent.unwrap_or_else(|_| Err(late())) {
+                if let Err(error) = connection.send(&piece).await {
                     // It may have been refused, and why is there to be read.
                     return Err(connection.refusal("POST a body of NDJSON").await.unwrap_or(error));
                 }
-                load.appended.fetch_add(PIECE, Ordering::Relaxed);
+                count(&load.appended, PIECE);
             }
             // What the system holds for who writes faster than the gateway reads is to be done first.
             let patience = PATIENCE + load.start.elapsed() * 10;
             let answer = connection.finish(patience).await?.ok("POST a body of NDJSON")?;
             let answer: Appended =
                 serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
-            load.faults.lost.fetch_add(n.saturating_sub(answer.appended), Ordering::Relaxed);
-            load.faults.duplicated.fetch_add(answer.appended.saturating_sub(n), Ordering::Relaxed);
-            Ok::<_, BenchError>((session, answer.appended))
+            // What was lost or doubled is seen as it is read back; this alone would be no fault of the log.
+            if answer.appended != n {
+                let why = format!("the gateway says that it appended {} events of a body of {n}", answer.appended);
+                load.faults.refused(&BenchError::Missing(why));
+            }
+            Ok::<_, BenchError>((session, n))
         });
     }
-    let mut appended = vec![0; plan.sessions];
+    let mut sent = vec![0; plan.sessions];
     while let Some(agent) = agents.join_next().await {
-        let (session, count) = agent.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
-        appended[session] = count;
+        let (session, n) = agent.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
+        sent[session] = n;
     }
     let time = load.start.elapsed();
     let cpu = Some(Cpu::now(&plan.pids).since(before));
@@ -407,37 +459,46 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
     if plan.progress {
         eprint!("reading them back ");
     }
-    let reads = appended.iter().enumerate().map(|(session, count)| read_back(target, names, &load, session, *count));
+    let reads = sent.iter().enumerate().map(|(session, sent)| read_back(target, names, &load, session, *sent));
     let read = stream::iter(reads).buffer_unordered(CHECKERS).try_fold(0, |sum, n| async move { Ok(sum + n) });
     let read_back = Some(read.await?);
     if plan.progress {
         eprintln!();
     }
     let title = format!("ingest: {} agents stream NDJSON, events of {} bytes of text", plan.sessions, plan.text);
-    let appended = appended.iter().sum();
+    let appended = sent.iter().sum();
     Ok(Report { cpu, read_back, ..Report::new(title, &load.faults).over(time, appended, 0) })
 }
 
-/// Reads a session that holds `count` events, or the last of them, and checks each. How many were there.
-async fn read_back(target: &Target, names: &Names, load: &Load, session: usize, count: u64) -> Result<u64, BenchError> {
-    let mut frames = Connection::open(target).await?.follow(&names.follow(session), None).await?;
-    // The oldest may be trimmed.
-    let (mut first, mut next) = (None, 0);
-    let each = |event: &[u8]| {
-        let add = |counter: &AtomicU64, by| {
-            counter.fetch_add(by, Ordering::Relaxed);
-        };
-        match read_event(event, load.text) {
-            None => add(&load.faults.corrupt, 1),
-            Some((n, _)) if first.is_some() && n < next => add(&load.faults.duplicated, 1),
-            Some((n, _)) => {
-                add(&load.faults.lost, if first.is_some() { n - next } else { 0 });
-                first.get_or_insert(n);
-                next = n + 1;
-            }
-        }
-    };
-    frames.until_live(each).await?;
-    load.faults.lost.fetch_add(count.saturating_sub(next), Ordering::Relaxed);
-    Ok(next - first.unwrap_or(next))
+/// Reads a session that `sent` events were sent to, and checks each. How many were there.
+async fn read_back(target: &Target, names: &Names, load: &Load, session: usize, sent: u64) -> Result<u64, BenchError> {
+    // The oldest may be trimmed, as the gateway says.
+    let mut connection = Connection::open(target).await?;
+    let state = connection.request("GET", &names.session(session), "", &[]).await?.ok("GET a session")?;
+    let state: SessionState = serde_json::from_slice(&state.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
+    let trimmed = state.lanes.events.first.map_or(0, |first| first.n.saturating_sub(1));
+    let mut frames = connection.follow(&names.follow(session), None).await?;
+    let mut reading = Reading::new(session, load.text, trimmed);
+    frames
+        .until_live(|came| {
+            _ = reading.take(came, &load.faults);
+        })
+        .await?;
+    count(&load.faults.lost, sent.saturating_sub(trimmed + reading.came()));
+    Ok(reading.came())
+}
+
+#[derive(Deserialize)]
+struct SessionState {
+    lanes: Lanes,
+}
+
+#[derive(Deserialize)]
+struct Lanes {
+    events: Extent,
+}
+
+#[derive(Deserialize)]
+struct Extent {
+    first: Option<EntryId>,
 }

@@ -29,7 +29,8 @@ impl Meter {
         shard.saturating_record(micros);
     }
 
-    pub fn latency(&self) -> Latency {
+    /// `None`: nothing was recorded.
+    pub fn latency(&self) -> Option<Latency> {
         let mut all = histogram();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,20 +38,25 @@ impl Meter {
             let _ = all.add(&*shard);
         }
         let at = |quantile: f64| all.value_at_quantile(quantile) as f64 / 1000.0;
-        Latency {
+        (!all.is_empty()).then(|| Latency {
             count: all.len(),
             p50_ms: at(0.5),
             p90_ms: at(0.9),
             p99_ms: at(0.99),
             p999_ms: at(0.999),
             max_ms: all.max() as f64 / 1000.0,
-        }
+        })
     }
 }
 
-/// A minute at three digits: the bounds are constants, and right.
+/// Two days at three digits, longer than any run: the bounds are constants, and right.
 fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000, 3).unwrap_or_else(|_| unreachable!())
+    Histogram::new_with_bounds(1, 2 * 86_400_000_000, 3).unwrap_or_else(|_| unreachable!())
+}
+
+/// Counts so many more.
+pub fn count(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
 }
 
 /// The distribution of a latency, in milliseconds.
@@ -79,7 +85,7 @@ pub struct Faults {
 impl Faults {
     /// Counts a refusal. What the first one said is kept.
     pub fn refused(&self, refusal: &BenchError) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
+        count(&self.failed, 1);
         self.first_refusal.get_or_init(|| refusal.to_string());
     }
 }
@@ -158,6 +164,11 @@ impl Report {
         }
     }
 
+    /// Whether nothing was measured, although nothing went wrong.
+    pub fn says_nothing(&self) -> bool {
+        self.delivery.is_none() && self.caught_up.is_none() && self.events == 0
+    }
+
     /// Whether every event came once, in order, as it was sent.
     pub fn is_clean(&self) -> bool {
         self.lost + self.duplicated + self.reordered + self.corrupt + self.failed == 0
@@ -175,7 +186,9 @@ impl fmt::Display for Report {
                 grouped(self.events_per_second)
             )?;
         }
-        if let Some(asked) = self.asked_per_second.filter(|asked| self.events_per_second < asked * 0.99) {
+        // By when they were due: with a long way to the gateway the first answers come late, and as many after the end.
+        let sent = self.append.map_or(0, |append| append.count) as f64;
+        if let Some(asked) = self.asked_per_second.filter(|asked| sent < asked * self.seconds * 0.99 - 1.0) {
             write!(f, "  behind      {:>12}   {:>12}/s were due", "", grouped(asked))?;
             match self.unsent {
                 0 => writeln!(f)?,
@@ -209,12 +222,20 @@ impl fmt::Display for Report {
                 writeln!(f, "  {name:<11} {}", row.join(" "))?;
             }
         }
+        if self.asked_per_second.is_some() && self.append.is_some() {
+            writeln!(
+                f,
+                "              a delivery counts from when its event was due, an append from when it was sent"
+            )?;
+        }
         if let Some(bytes) = self.bytes_per_client {
             writeln!(f, "  memory      {:>12} bytes a client", grouped(bytes))?;
         }
         if let Some(Cpu { load, loaded, .. }) = &self.cpu {
-            let each = |cpu: &f64| cpu * 1e6 / self.events.max(self.deliveries).max(1) as f64;
-            write!(f, "  CPU         {load:>12.2} s of the load ({:.1} µs an event)", each(load))?;
+            let what = if self.deliveries > 0 { "a delivery" } else { "an event" };
+            let count = if self.deliveries > 0 { self.deliveries } else { self.events };
+            let each = |cpu: &f64| cpu * 1e6 / count.max(1) as f64;
+            write!(f, "  CPU         {load:>12.2} s of the load ({:.1} µs {what})", each(load))?;
             if *loaded > 0.0 {
                 write!(f, ", {loaded:.2} s of the gateway ({:.1} µs)", each(loaded))?;
             }

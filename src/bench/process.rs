@@ -16,6 +16,11 @@ pub fn resident(pids: &[u32]) -> Option<u64> {
         .sum()
 }
 
+/// Whether there is such a process, and it can be looked at.
+pub fn is_readable(pid: u32) -> bool {
+    resident(&[pid]).is_some()
+}
+
 /// CPU time of the load and of what it loads, in seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Cpu {

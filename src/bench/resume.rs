@@ -2,16 +2,22 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
+
+use futures_util::FutureExt;
+use tokio::time::timeout;
 
 use super::{
     BenchError, Cpu, Dialect, Names, Plan, Report, Target,
     dialect::read_array,
-    meter::{Faults, Meter},
+    meter::{Faults, Meter, Progress, count},
     process::resident,
-    read_event,
+    reading::Reading,
     wire::{Connection, Frame, Frames, PATIENCE},
     write_event,
 };
@@ -21,16 +27,17 @@ const PIECE: u64 = 200;
 
 /// Writes a history.
 async fn write_history(target: &Target, path: &str, plan: &Plan) -> Result<(), BenchError> {
+    let session = 0;
     let events = plan.events as u64;
     let mut connection = Connection::open(target).await?;
     let mut body = Vec::new();
     match target.dialect {
-        Dialect::Moorline => drop(write_lines(target, path, plan, 0..events).await?),
+        Dialect::Moorline => drop(write_lines(target, path, plan, session, 0..events).await?),
         Dialect::DurableStreams => {
             for range in pieces(0..events) {
                 body.clear();
                 body.push(b'[');
-                write_events(&mut body, range, b',', plan.text);
+                write_events(&mut body, session, range, b',', plan.text);
                 body.push(b']');
                 connection.request("POST", path, "application/json", &body).await?.ok("POST a history")?;
             }
@@ -38,7 +45,7 @@ async fn write_history(target: &Target, path: &str, plan: &Plan) -> Result<(), B
         Dialect::Nchan => {
             for n in 0..events {
                 body.clear();
-                write_event(&mut body, n, 0, plan.text);
+                write_event(&mut body, session, n, 0, plan.text);
                 connection.request("POST", path, "application/json", &body).await?.ok("POST a history")?;
             }
         }
@@ -47,13 +54,19 @@ async fn write_history(target: &Target, path: &str, plan: &Plan) -> Result<(), B
 }
 
 /// Writes a part of a history as NDJSON, and gives the id of its last entry.
-async fn write_lines(target: &Target, path: &str, plan: &Plan, events: Range<u64>) -> Result<String, BenchError> {
+async fn write_lines(
+    target: &Target,
+    path: &str,
+    plan: &Plan,
+    session: usize,
+    events: Range<u64>,
+) -> Result<String, BenchError> {
     let mut connection = Connection::open(target).await?;
     connection.begin("POST", path, "application/x-ndjson").await?;
     let mut body = Vec::new();
     for range in pieces(events) {
         body.clear();
-        write_events(&mut body, range, b'\n', plan.text);
+        write_events(&mut body, session, range, b'\n', plan.text);
         body.push(b'\n');
         connection.send(&body).await?;
     }
@@ -69,46 +82,29 @@ fn pieces(events: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     events.step_by(PIECE as usize).map(move |start| start..end.min(start + PIECE))
 }
 
-fn write_events(out: &mut Vec<u8>, events: Range<u64>, between: u8, text: usize) {
+fn write_events(out: &mut Vec<u8>, session: usize, events: Range<u64>, between: u8, text: usize) {
     let first = events.start;
     for n in events {
         if n > first {
             out.push(between);
         }
-        write_event(out, n, 0, text);
-    }
-}
-
-/// What one client has read of a session, event by event.
-struct Reading<'a> {
-    next: u64,
-    text: usize,
-    faults: &'a Faults,
-}
-
-impl Reading<'_> {
-    fn take(&mut self, event: &[u8]) {
-        match read_event(event, self.text) {
-            Some((n, _)) if n == self.next => self.next += 1,
-            Some((n, _)) if n > self.next => {
-                self.faults.lost.fetch_add(n - self.next, Ordering::Relaxed);
-                self.next = n + 1;
-            }
-            Some(_) => drop(self.faults.duplicated.fetch_add(1, Ordering::Relaxed)),
-            None => drop(self.faults.corrupt.fetch_add(1, Ordering::Relaxed)),
-        }
+        write_event(out, session, n, 0, text);
     }
 }
 
 /// Reads until the server says that history ends, or until all is there where it does not say so.
-async fn catch_up(frames: &mut Frames, reading: &mut Reading<'_>, all: u64) -> Result<(), BenchError> {
+async fn catch_up(frames: &mut Frames, reading: &mut Reading, faults: &Faults, all: u64) -> Result<(), BenchError> {
     if frames.dialect().says_live() {
-        return frames.until_live(|event| reading.take(event)).await;
+        return frames
+            .until_live(|came| {
+                _ = reading.take(came, faults);
+            })
+            .await;
     }
-    while reading.next < all {
+    while reading.came() < all {
         frames
             .more(|frame| match frame {
-                Frame::Event(event) => reading.take(event),
+                Frame::Event(came) => _ = reading.take(came, faults),
                 Frame::Live => {}
             })
             .await?;
@@ -120,11 +116,15 @@ async fn catch_up(frames: &mut Frames, reading: &mut Reading<'_>, all: u64) -> R
 pub async fn replay(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
     plan.prepare(write_history(target, &names.publish(0), plan)).await?;
     let (faults, meter) = (Faults::default(), Meter::new());
-    let (mut read, all) = (0, plan.events as u64);
+    let (read, all) = (Arc::new(AtomicU64::new(0)), plan.events as u64);
+    let progress = {
+        let read = read.clone();
+        Progress::start(plan.progress, move || read.load(Ordering::Relaxed), "events read")
+    };
     let (started, before) = (Instant::now(), Cpu::now(&plan.pids));
     while started.elapsed() < plan.duration && plan.stop.get().is_none() {
         let begun = Instant::now();
-        let mut reading = Reading { next: 0, text: plan.text, faults: &faults };
+        let mut reading = Reading::new(0, plan.text, 0);
         let mut connection = Connection::open(target).await?;
         match target.dialect {
             // What the protocol's own clients do: pages until one says that there is no more, and only then a stream.
@@ -133,23 +133,26 @@ pub async fn replay(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
                 while let Some(from) = offset {
                     let path = format!("{}?offset={from}", names.publish(0));
                     let answer = connection.request("GET", &path, "application/json", &[]).await?.ok("GET a page")?;
-                    read_array(&answer.body, &mut |event| reading.take(event));
+                    read_array(&answer.body, &mut |came| {
+                        _ = reading.take(came, &faults);
+                    });
                     offset = answer.next;
                 }
             }
             Dialect::Moorline | Dialect::Nchan => {
                 let mut frames = connection.follow(&names.follow(0), None).await?;
-                catch_up(&mut frames, &mut reading, all).await?;
+                catch_up(&mut frames, &mut reading, &faults, all).await?;
             }
         }
-        faults.lost.fetch_add(all.saturating_sub(reading.next), Ordering::Relaxed);
-        read += reading.next;
+        count(&faults.lost, all.saturating_sub(reading.came()));
+        count(&read, reading.came());
         meter.record(0, begun.elapsed().as_micros() as u64);
     }
     let title = format!("replay: {} events of {} bytes of text to one client", plan.events, plan.text);
-    let report = Report::new(title, &faults).over(started.elapsed(), 0, read);
+    let report = Report::new(title, &faults).over(started.elapsed(), 0, read.load(Ordering::Relaxed));
     let cpu = Some(Cpu::now(&plan.pids).since(before));
-    Ok(Report { caught_up: Some(meter.latency()), cpu, ..report })
+    drop(progress);
+    Ok(Report { caught_up: meter.latency(), cpu, ..report })
 }
 
 /// Many clients that wait, and what each costs in memory.
@@ -167,21 +170,30 @@ pub async fn idle(target: &Target, plan: &Plan, names: &Names) -> Result<Report,
             }
             let begun = Instant::now();
             let mut frames = Connection::open(target).await?.follow(&names.follow(n % plan.sessions), None).await?;
-            catch_up(&mut frames, &mut Reading { next: 0, text: plan.text, faults: &faults }, 0).await?;
+            catch_up(&mut frames, &mut Reading::new(n % plan.sessions, plan.text, 0), &faults, 0).await?;
             meter.record(0, begun.elapsed().as_micros() as u64);
             open.push(frames);
-            if plan.progress && n % 500 == 499 {
-                eprint!("\r{} clients ", n + 1);
-            }
+            plan.connected(n, total);
         }
         Ok(())
     };
     plan.prepare(connect).await?;
     plan.pause(plan.duration).await;
     let after = resident(&plan.pids);
+    // Nobody has read of them: heartbeats have come, and nothing else.
+    for frames in &mut open {
+        let mut events = 0;
+        while let Some(read) = frames.read(|_| events += 1).now_or_never() {
+            if !read.unwrap_or(false) {
+                count(&faults.failed, 1);
+                break;
+            }
+        }
+        count(&faults.corrupt, events);
+    }
     let bytes = before.zip(after).map(|(before, after)| (after as f64 - before as f64) / (total - first) as f64);
     let title = format!("idle: {} sessions × {} clients", plan.sessions, plan.clients);
-    Ok(Report { caught_up: Some(meter.latency()), bytes_per_client: bytes, ..Report::new(title, &faults) })
+    Ok(Report { caught_up: meter.latency(), bytes_per_client: bytes, ..Report::new(title, &faults) })
 }
 
 /// A replica that is killed for its clients to resume elsewhere.
@@ -208,17 +220,19 @@ pub async fn storm(
     let (middle, events) = (plan.events as u64 / 2, plan.events as u64);
     let mut middles = Vec::new();
     for session in 0..plan.sessions {
-        middles.push(write_lines(writes, &names.publish(session), plan, 0..middle).await?);
+        middles.push(write_lines(writes, &names.publish(session), plan, session, 0..middle).await?);
     }
     let (faults, meter) = (Arc::new(Faults::default()), Arc::new(Meter::new()));
     let mut before = Vec::new();
     for n in 0..if neighbour.is_some() { plan.sessions * plan.clients } else { 0 } {
         let mut frames = Connection::open(writes).await?.follow(&names.follow(n % plan.sessions), None).await?;
-        catch_up(&mut frames, &mut Reading { next: 0, text: plan.text, faults: &faults }, middle).await?;
+        let mut reading = Reading::new(n % plan.sessions, plan.text, 0);
+        catch_up(&mut frames, &mut reading, &faults, middle).await?;
         before.push(frames);
+        plan.connected(n, plan.sessions * plan.clients);
     }
     for session in 0..plan.sessions {
-        write_lines(writes, &names.publish(session), plan, middle..events).await?;
+        write_lines(writes, &names.publish(session), plan, session, middle..events).await?;
     }
     let begun = Instant::now();
     if let Some(neighbour) = neighbour {
@@ -233,23 +247,29 @@ pub async fn storm(
             tokio::spawn(async move {
                 if let Some(mut before) = before {
                     // What came before the end it has not looked at, like a phone in a pocket.
-                    while before.read(|_| ()).await.unwrap_or(false) {}
+                    let ended = async { while before.read(|_| ()).await.unwrap_or(false) {} };
+                    let alive = |_| {
+                        BenchError::Missing(format!(
+                            "the streams of the replica that was killed have not ended within {PATIENCE:?}: is --kill its \
+                             process?"
+                        ))
+                    };
+                    timeout(PATIENCE, ended).await.map_err(alive)?;
                 }
                 let mut frames = Connection::open(&target).await?.follow(&path, Some(&last)).await?;
-                let mut reading = Reading { next: middle, text, faults: &faults };
-                catch_up(&mut frames, &mut reading, events).await?;
-                faults.lost.fetch_add(events.saturating_sub(reading.next), Ordering::Relaxed);
-                let count = reading.next - middle;
+                let mut reading = Reading::new(session, text, middle);
+                catch_up(&mut frames, &mut reading, &faults, events - middle).await?;
+                count(&faults.lost, (events - middle).saturating_sub(reading.came()));
                 meter.record(n, begun.elapsed().as_micros() as u64);
                 // Stays until all are served.
-                Ok::<_, BenchError>((count, frames))
+                Ok::<_, BenchError>((reading.came(), frames))
             })
         })
         .collect();
     let (mut read, mut open) = (0, Vec::new());
     for client in clients {
-        let (count, frames) = client.await.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
-        read += count;
+        let (came, frames) = client.await.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
+        read += came;
         open.push(frames);
     }
     let time = begun.elapsed().max(Duration::from_micros(1));
@@ -261,7 +281,7 @@ pub async fn storm(
         events - middle
     );
     let report = Report::new(title, &faults).over(time, 0, read);
-    Ok(Report { caught_up: Some(meter.latency()), ..report })
+    Ok(Report { caught_up: meter.latency(), ..report })
 }
 
 /// With SIGKILL: it has no time to say anything.

@@ -1,39 +1,76 @@
 //! HTTP/1.1 and server-sent events by hand, for load alone: it expects what a gateway sends and nothing else.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
+use rustls::{ClientConfig, pki_types::ServerName};
+use rustls_platform_verifier::ConfigVerifierExt;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{BenchError, Dialect};
+use super::{BenchError, Dialect, reading::Came};
 
-/// How long a gateway may take to begin a stream, or to answer a body that has ended.
+/// How long a gateway may take to begin a stream, to take a piece of a body, or to answer one that has ended.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a history may pause while it is read.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// A gateway to load.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Target {
     addr: SocketAddr,
     host: String,
+    /// What stands before every path.
+    prefix: String,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
     token: Option<String>,
     /// What it speaks.
     pub dialect: Dialect,
 }
 
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never its token.
+        write!(f, "{}{}", self.host, self.prefix)
+    }
+}
+
 impl Target {
-    /// From `http://host:port`.
+    /// From `http://host[:port][/prefix]`, or `https://`.
     pub async fn resolve(url: &str, token: Option<String>, dialect: Dialect) -> Result<Self, BenchError> {
-        let unreadable = || BenchError::Unreadable(format!("{url:?} is no http://host:port"));
-        let host = url.strip_prefix("http://").ok_or_else(unreadable)?.trim_end_matches('/');
-        let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-        let addr = tokio::net::lookup_host(with_port).await?.next().ok_or_else(unreadable)?;
-        Ok(Target { addr, host: host.to_owned(), token, dialect })
+        let bad = |why: &str| BenchError::Address(format!("{url}: {why}"));
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("it takes the form http://host:port"))?;
+        let secure = scheme.eq_ignore_ascii_case("https");
+        if !secure && !scheme.eq_ignore_ascii_case("http") {
+            return Err(bad("it takes the form http://host:port or https://host"));
+        }
+        let (host, prefix) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path.trim_end_matches('/')));
+        // An IPv6 address has colons of its own, in brackets.
+        let named = host.rsplit_once(']').map_or(host, |(_, port)| port).contains(':');
+        let with_port = if named { host.to_owned() } else { format!("{host}:{}", if secure { 443 } else { 80 }) };
+        let found = tokio::net::lookup_host(&with_port).await.map_err(|error| bad(&error.to_string()))?;
+        let addr = found.into_iter().next().ok_or_else(|| bad("the name leads to no address"))?;
+        let tls = secure.then(|| {
+            // A second installation is refused and harmless.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let config = ClientConfig::with_platform_verifier().map_err(|error| bad(&error.to_string()))?;
+            let name = with_port.rsplit_once(':').map_or(&*with_port, |(name, _)| name).trim_matches(['[', ']']);
+            let name = ServerName::try_from(name.to_owned()).map_err(|error| bad(&error.to_string()))?;
+            Ok::<_, BenchError>((TlsConnector::from(Arc::new(config)), name))
+        });
+        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+        Ok(Target { addr, host: host.to_owned(), prefix, tls: tls.transpose()?, token, dialect })
     }
 
     /// Whether it is on this machine.
@@ -42,15 +79,77 @@ impl Target {
     }
 
     fn head(&self, method: &str, path: &str, more: &str) -> String {
+        let Target { host, prefix, .. } = self;
         let token = self.token.as_ref().map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
-        format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n{token}{more}", self.host)
+        format!("{method} {prefix}{path} HTTP/1.1\r\nhost: {host}\r\n{token}{more}")
+    }
+
+    async fn connect(&self) -> Result<Socket, BenchError> {
+        let lost = |error: io::Error| BenchError::Missing(format!("can't connect to {}: {error}", self.host));
+        let socket = TcpStream::connect(self.addr).await.map_err(lost)?;
+        socket.set_nodelay(true)?;
+        match &self.tls {
+            None => Ok(Socket::Plain(socket)),
+            Some((tls, name)) => {
+                let secured = timeout(PATIENCE, tls.connect(name.clone(), socket)).await;
+                let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                Ok(Socket::Tls(Box::new(secured.map_err(lost)?)))
+            }
+        }
+    }
+}
+
+/// To a gateway, or to what speaks TLS before it.
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Socket {
+    fn tcp(&self) -> socket2::SockRef<'_> {
+        match self {
+            Socket::Plain(socket) => socket.into(),
+            Socket::Tls(socket) => socket.get_ref().0.into(),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
+            Socket::Tls(socket) => Pin::new(socket).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Socket::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
+            Socket::Tls(socket) => Pin::new(socket).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Plain(socket) => Pin::new(socket).poll_flush(context),
+            Socket::Tls(socket) => Pin::new(socket).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Plain(socket) => Pin::new(socket).poll_shutdown(context),
+            Socket::Tls(socket) => Pin::new(socket).poll_shutdown(context),
+        }
     }
 }
 
 /// A kept-alive connection with one request at a time.
 pub struct Connection {
     target: Target,
-    socket: TcpStream,
+    socket: Socket,
     buffer: Vec<u8>,
     room: Room,
     out: Vec<u8>,
@@ -84,14 +183,13 @@ struct Head {
 
 impl Connection {
     pub async fn open(target: &Target) -> Result<Self, BenchError> {
-        let socket = TcpStream::connect(target.addr).await?;
-        socket.set_nodelay(true)?;
+        let socket = target.connect().await?;
         Ok(Connection { target: target.clone(), socket, buffer: Vec::new(), room: Room::default(), out: Vec::new() })
     }
 
     /// Offers the peer hardly any room for what nobody reads.
     pub fn shrink(&self) -> Result<(), BenchError> {
-        socket2::SockRef::from(&self.socket).set_recv_buffer_size(4096)?;
+        self.socket.tcp().set_recv_buffer_size(4096)?;
         Ok(())
     }
 
@@ -132,13 +230,14 @@ impl Connection {
         self.out.extend_from_slice(self.target.head(method, path, &more).as_bytes());
         self.out.extend_from_slice(body);
         self.socket.write_all(&self.out).await?;
+        self.socket.flush().await?;
         self.answer().await
     }
 
     /// Leaves the system little room for what nobody has read yet: two hundred senders that are faster than the gateway would
     /// else give it far more than it can take while they are measured.
     pub fn shorten(&self) -> Result<(), BenchError> {
-        socket2::SockRef::from(&self.socket).set_send_buffer_size(64 * 1024)?;
+        self.socket.tcp().set_send_buffer_size(64 * 1024)?;
         Ok(())
     }
 
@@ -149,22 +248,28 @@ impl Connection {
         Ok(())
     }
 
+    /// Sends a piece of it, unless the gateway takes nothing for too long.
     pub async fn send(&mut self, piece: &[u8]) -> Result<(), BenchError> {
         self.out.clear();
         self.out.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
         self.out.extend_from_slice(piece);
         self.out.extend_from_slice(b"\r\n");
-        self.socket.write_all(&self.out).await?;
+        let late = |_| BenchError::Missing(format!("the gateway has taken nothing of a body for {PATIENCE:?}"));
+        timeout(PATIENCE, self.socket.write_all(&self.out)).await.map_err(late)??;
         Ok(())
     }
 
     /// Ends a body, and waits for its answer.
     pub async fn finish(&mut self, patience: Duration) -> Result<Answer, BenchError> {
-        self.socket.write_all(b"0\r\n\r\n").await?;
         let late = || {
             BenchError::Missing(format!("the gateway has not answered a body within {patience:.0?}: it may be frozen"))
         };
-        timeout(patience, self.answer()).await.map_err(|_| late())?
+        let ended = async {
+            self.socket.write_all(b"0\r\n\r\n").await?;
+            self.socket.flush().await?;
+            self.answer().await
+        };
+        timeout(patience, ended).await.map_err(|_| late())?
     }
 
     /// Why a body was refused before its end, if the gateway has said so.
@@ -173,15 +278,20 @@ impl Connection {
     }
 
     /// Follows a lane from a cursor, or from its start.
-    pub async fn follow(mut self, path: &str, last: Option<&str>) -> Result<Frames, BenchError> {
-        let last = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
-        let more = format!("accept: text/event-stream\r\n{last}\r\n");
-        self.socket.write_all(self.target.head("GET", path, &more).as_bytes()).await?;
-        let late = || {
+    pub async fn follow(self, path: &str, last: Option<&str>) -> Result<Frames, BenchError> {
+        let late = |_| {
             let advice = "it may be frozen, or out of descriptors (ulimit -n): a client takes one";
             BenchError::Missing(format!("GET {path}: the gateway has not answered within {PATIENCE:?}; {advice}"))
         };
-        let head = timeout(PATIENCE, self.read_head()).await.map_err(|_| late())??;
+        timeout(PATIENCE, self.begin_stream(path, last)).await.map_err(late)?
+    }
+
+    async fn begin_stream(mut self, path: &str, last: Option<&str>) -> Result<Frames, BenchError> {
+        let last = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
+        let more = format!("accept: text/event-stream\r\n{last}\r\n");
+        self.socket.write_all(self.target.head("GET", path, &more).as_bytes()).await?;
+        self.socket.flush().await?;
+        let head = self.read_head().await?;
         if head.status != 200 || head.length.is_some() {
             let what = format!("GET {path}");
             let answer = self.rest(head).await?.ok(&what)?;
@@ -262,7 +372,7 @@ impl Connection {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// An event of the session.
-    Event(&'a [u8]),
+    Event(Came<'a>),
     /// History is done, what follows is live.
     Live,
 }
@@ -270,7 +380,7 @@ pub enum Frame<'a> {
 /// A stream of server-sent events.
 pub struct Frames {
     dialect: Dialect,
-    socket: TcpStream,
+    socket: Socket,
     /// As it came, with chunk sizes between.
     raw: Vec<u8>,
     room: Room,
@@ -305,14 +415,25 @@ impl Frames {
     }
 
     /// Reads until history is over, and gives its events to `each`.
-    pub async fn until_live(&mut self, mut each: impl FnMut(&[u8])) -> Result<(), BenchError> {
-        let mut live = false;
+    pub async fn until_live(&mut self, mut each: impl FnMut(Came<'_>)) -> Result<(), BenchError> {
+        let (mut live, mut heard) = (false, Instant::now());
         while !live {
+            // Heartbeats are no history.
+            let mut some = false;
             self.more(|frame| match frame {
-                Frame::Event(event) => each(event),
+                Frame::Event(came) => {
+                    some = true;
+                    each(came);
+                }
                 Frame::Live => live = true,
             })
             .await?;
+            if some {
+                heard = Instant::now();
+            } else if !live && heard.elapsed() > SILENCE {
+                let why = format!("a stream has neither gone on nor caught up for {SILENCE:?}");
+                return Err(BenchError::Missing(why));
+            }
         }
         Ok(())
     }
@@ -350,7 +471,7 @@ impl Default for Room {
 }
 
 impl Room {
-    async fn read(&mut self, socket: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
+    async fn read(&mut self, socket: &mut Socket, buffer: &mut Vec<u8>) -> std::io::Result<usize> {
         buffer.reserve(self.0);
         let count = socket.read_buf(buffer).await?;
         if count >= self.0 {

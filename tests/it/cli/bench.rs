@@ -1,7 +1,8 @@
 //! `moorline bench`: what it finds, what it says of it, and how it ends.
 
 use std::{
-    net::TcpStream,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -18,16 +19,16 @@ use crate::support::{process::Replica, redis::RedisServer, tokens::KeyFiles, uni
 fn every_load_comes_back_as_it_was_sent() {
     let gateway = Gateway::start();
     for load in [
-        "tokens --sessions 5 --clients 2 --publishers 3",
-        "tokens --sessions 5 --rate 200",
-        "tokens --sessions 5 --numbered",
-        "broadcast --clients 20 --rate 50",
+        "tokens --sessions 5 --clients 2 --publishers 3 --warmup 0.1",
+        "tokens --sessions 5 --rate 200 --warmup 0.1",
+        "tokens --sessions 5 --numbered --warmup 0.1",
+        "broadcast --clients 20 --rate 50 --warmup 0.1",
         "ingest --sessions 20",
         "replay --events 3000",
         "idle --sessions 3 --clients 4",
         "resume-storm --sessions 2 --clients 5",
     ] {
-        let mut arguments = vec!["bench", "--json", "--seconds", "0.3", "--warmup", "0.1"];
+        let mut arguments = vec!["bench", "--json", "--seconds", "0.3"];
         arguments.extend(load.split(' '));
         let bench = gateway.run(&arguments, "");
         assert_eq!(bench.code, 0, "{load}: {bench:?}");
@@ -54,10 +55,189 @@ fn a_storm_of_a_killed_replica_s_clients_is_served_by_its_neighbour() {
     let report: Value = serde_json::from_str(&bench.stdout).expect("a report");
     assert_eq!((&report["deliveries"], &report["lost"]), (&json!(3 * 20 * 50), &json!(0)), "{report}");
     assert!(TcpStream::connect(doomed.addr()).is_err(), "it is not killed");
-    // Where nothing is to be killed, nothing is.
-    let tokens =
-        moorline(&["bench", "tokens", "--url", survivor.url(), "--neighbour", survivor.url(), "--kill", "1"], "");
-    assert!(tokens.code != 0 && tokens.stderr.contains("only a resume-storm"), "{tokens:?}");
+}
+
+/// What a load has no use for is refused, or its figures would be taken for others; so is what can't be.
+#[test]
+fn arguments_that_make_no_sense_are_refused() {
+    for (arguments, said) in [
+        ("tokens --neighbour http://127.0.0.1:1 --kill 1", "--neighbour is only for resume-storm"),
+        ("ingest --rate 10", "--rate is only for tokens, broadcast"),
+        ("replay --sessions 2", "--sessions is only for"),
+        ("idle --events 5", "--events is only for replay, resume-storm"),
+        ("tokens --sessions 0", "from 1 to 1000000"),
+        ("tokens --sessions 99999999999999", "from 1 to 1000000"),
+        ("idle --sessions 10000 --clients 10000", "100000000 clients in all are too many"),
+        ("replay --events 1", "from 2"),
+        ("tokens --seconds 0", "from 0.05"),
+        ("idle --pid 4294967295", "no such process"),
+        ("tokens --url ftp://127.0.0.1", "http://host:port"),
+        ("tokens --url http://nowhere.invalid:1", "nowhere.invalid"),
+        ("tokens --url http://192.0.2.1:1", "--remote"),
+    ] {
+        let bench = moorline(&[&["bench"], &arguments.split(' ').collect::<Vec<_>>()[..]].concat(), "");
+        assert_eq!((bench.code, bench.stdout.as_str()), (2, ""), "{arguments}: {bench:?}");
+        assert!(bench.stderr.contains(said), "{arguments}: {bench:?}");
+    }
+    let nobody = moorline(&["bench", "tokens", "--url", "http://127.0.0.1:9"], "");
+    assert!(nobody.code == 1 && nobody.stderr.contains("can't connect to 127.0.0.1:9"), "{nobody:?}");
+}
+
+/// What a [`liar`] does to the tenth event that it passes on to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lie {
+    Dropped,
+    Repeated,
+    RepeatedLate,
+    RepeatedAtTheEnd,
+    Swapped,
+    Altered,
+    Ended,
+}
+
+/// Passes everything on between clients and a gateway, but for a lie to the first stream of server-sent events.
+fn liar(lie: Lie, gateway: &str) -> String {
+    let gateway = gateway.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.expect("a client"), TcpStream::connect(&gateway).expect("the gateway"));
+            let (mut up, mut down) = (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut up, &mut down);
+                down.shutdown(Shutdown::Write)
+            });
+            thread::spawn(move || {
+                let _ = tell(lie, BufReader::new(server), &client);
+                client.shutdown(Shutdown::Both)
+            });
+        }
+    });
+    url
+}
+
+/// One connection's answers; those that are a stream come as chunks, an event each.
+fn tell(lie: Lie, mut from: BufReader<TcpStream>, mut to: &TcpStream) -> std::io::Result<()> {
+    let (mut head, mut line) = (String::new(), String::new());
+    while from.read_line(&mut line)? > 2 {
+        head += &std::mem::take(&mut line);
+    }
+    to.write_all((head.clone() + "\r\n").as_bytes())?;
+    if !head.contains("text/event-stream") {
+        return std::io::copy(&mut from, &mut to).map(drop);
+    }
+    let (mut events, mut held) = (0, Vec::new());
+    loop {
+        let mut size = String::new();
+        if from.read_line(&mut size)? == 0 {
+            return Ok(());
+        }
+        let length = usize::from_str_radix(size.trim_end(), 16).expect("the size of a chunk");
+        let mut chunk = vec![0; length + 2];
+        from.read_exact(&mut chunk)?;
+        let mut whole = [size.as_bytes(), &chunk].concat();
+        events += usize::from(chunk.starts_with(b"id: "));
+        match (lie, events) {
+            (Lie::Dropped, 10) => continue,
+            (Lie::Ended, 10) => return Ok(()),
+            (Lie::Repeated, 10) => whole = whole.repeat(2),
+            (Lie::Altered, 10) => {
+                let at = whole.len() - 10;
+                whole[at] ^= 1;
+            }
+            (Lie::RepeatedLate | Lie::Swapped, 10) => held = whole.clone(),
+            _ => {}
+        }
+        match (lie, events) {
+            (Lie::Swapped, 10) => continue,
+            (Lie::Swapped, 11) | (Lie::RepeatedLate, 15) => whole.append(&mut held),
+            _ => {}
+        }
+        to.write_all(&whole)?;
+        if (lie, events) == (Lie::RepeatedAtTheEnd, EVENTS) {
+            thread::sleep(Duration::from_millis(50));
+            to.write_all(&whole)?;
+        }
+    }
+}
+
+/// Events of a load that a liar stands in.
+const EVENTS: usize = 50;
+
+#[test]
+fn a_lie_is_found_and_called_by_its_name() {
+    let gateway = Gateway::start();
+    let load = "tokens --json --sessions 1 --warmup 0 --rate 50 --seconds 1";
+    for (lie, fault, others) in [
+        (Lie::Dropped, "lost", json!({})),
+        (Lie::Repeated, "duplicated", json!({})),
+        (Lie::RepeatedLate, "duplicated", json!({})),
+        (Lie::RepeatedAtTheEnd, "duplicated", json!({})),
+        (Lie::Swapped, "reordered", json!({})),
+        // What should have come instead did not.
+        (Lie::Altered, "corrupt", json!({"lost": 1})),
+        (Lie::Ended, "failed", json!({"lost": EVENTS - 9})),
+    ] {
+        let url = liar(lie, gateway.url());
+        let bench = moorline(&[&["bench", "--url", &url], &load.split(' ').collect::<Vec<_>>()[..]].concat(), "");
+        assert_eq!(bench.code, 1, "{lie:?}: {bench:?}");
+        let report: Value = serde_json::from_str(&bench.stdout).expect("a report");
+        for name in ["lost", "duplicated", "reordered", "corrupt", "failed"] {
+            let expected = if name == fault { json!(1) } else { others.get(name).cloned().unwrap_or(json!(0)) };
+            assert_eq!(report[name], expected, "{lie:?}, {name}: {report}");
+        }
+    }
+}
+
+/// A gateway that is killed and comes back: what was refused is counted, and the rest is measured all the same.
+#[test]
+fn a_gateway_that_goes_and_comes_back_is_measured_on() {
+    let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("bench")));
+    let gateway = Gateway::start_with(&["--redis-url", &redis.url(), "--redis-prefix", &prefix]);
+    let load = "bench tokens --json --sessions 1 --warmup 0 --seconds 3 --rate 100";
+    let mut bench = gateway.spawn(&load.split(' ').collect::<Vec<_>>());
+    wrote(20, redis, &prefix);
+    let _gateway = gateway.killed_and_restarted();
+    let code = bench.wait(PATIENCE);
+    let report: Value = serde_json::from_str(&bench.stdout()).unwrap_or_else(|e| panic!("{e}: {}", bench.stderr()));
+    assert_eq!(code, 1, "{report}");
+    // The stream, and the POST that was under way, if one was; what came after that, nobody followed.
+    let (failed, events) = (report["failed"].as_u64(), report["events"].as_u64());
+    assert!((1..=2).contains(&failed.expect("a count")) && events > Some(100), "{report}");
+    assert_eq!((&report["duplicated"], &report["corrupt"]), (&json!(0), &json!(0)), "{report}");
+    assert_eq!(redis.cli(&["KEYS", &format!("{prefix}*")]), "", "its sessions stay");
+}
+
+/// What was still under way in a body that was broken off makes its session anew; that is deleted, too.
+#[test]
+fn an_ingest_that_is_interrupted_leaves_no_session() {
+    let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("bench")));
+    let gateway = Gateway::start_with(&["--redis-url", &redis.url(), "--redis-prefix", &prefix]);
+    for load in ["ingest --sessions 10 --seconds 600", "replay --events 10000000"] {
+        let mut bench = gateway.spawn(&[&["bench"], &load.split(' ').collect::<Vec<_>>()[..]].concat());
+        wrote(1000, redis, &prefix);
+        bench.interrupt();
+        assert_eq!(bench.wait(PATIENCE), 130, "{}", bench.stderr());
+        assert!(!bench.stderr().contains("could not be deleted"), "{}", bench.stderr());
+        assert_eq!(redis.cli(&["KEYS", &format!("{prefix}*")]), "", "{load}: its sessions stay");
+    }
+}
+
+/// Whoever may not delete is told that sessions stay.
+#[test]
+fn sessions_that_stay_are_told() {
+    let files = KeyFiles::new();
+    let secret = files.secret().0.secret_file.expect("a file").to_string_lossy().into_owned();
+    let gateway = Gateway::start_with(&["--auth-secret-file", &secret]);
+    let made = moorline(&["token", "*", "--can", "read,append", "--secret-file", &secret], "");
+    let load = ["bench", "tokens", "--sessions", "3", "--seconds", "0.2", "--warmup", "0", "--token"];
+    let bench = gateway.run(&[&load[..], &[made.stdout.trim_end()]].concat(), "");
+    assert_eq!(bench.code, 0, "{bench:?}");
+    assert!(
+        bench.stderr.contains("3 sessions could not be deleted: DELETE a session: the gateway answered 403"),
+        "{bench:?}"
+    );
 }
 
 /// An ingest that a session has no room for: the last of it is there.
