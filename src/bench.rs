@@ -128,9 +128,12 @@ pub enum BenchError {
         /// The answer's beginning.
         body: String,
     },
-    /// There is no gateway to be loaded there.
+    /// No gateway can be there.
     #[error("{0}")]
     Address(String),
+    /// There is none now.
+    #[error("can't connect to {0}: {1}")]
+    Unreachable(String, io::Error),
     /// The answer is no HTTP.
     #[error("the answer can't be read: {0}")]
     Unreadable(String),
@@ -179,6 +182,10 @@ pub async fn run(target: &Target, plan: &Plan) -> Ended {
         Some(_) => result.map(|report| Report { title: format!("{}, interrupted", report.title), ..report }),
         None => result,
     };
+    // Nothing was written, or nothing can be done about it.
+    if let Err(BenchError::Unreachable(..)) = result {
+        return Ended { result, left: None };
+    }
     // A body that was broken off is still read by the gateway, which would make its session anew.
     let again = result.is_err() || plan.stop.get().is_some();
     Ended { result, left: names.delete(target, again).await }

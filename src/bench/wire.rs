@@ -85,7 +85,7 @@ impl Target {
     }
 
     async fn connect(&self) -> Result<Socket, BenchError> {
-        let lost = |error: io::Error| BenchError::Missing(format!("can't connect to {}: {error}", self.host));
+        let lost = |error| BenchError::Unreachable(self.host.clone(), error);
         let socket = TcpStream::connect(self.addr).await.map_err(lost)?;
         socket.set_nodelay(true)?;
         match &self.tls {
