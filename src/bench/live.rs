@@ -422,7 +422,8 @@ pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Repor
             connection.shorten()?;
             connection.begin("POST", &path, "application/x-ndjson").await?;
             let (mut piece, mut n) = (Vec::new(), 0);
-            while load.now_us() < load.to_us() {
+            // Whoever comes late has at least one to send.
+            while n == 0 || load.now_us() < load.to_us() {
                 piece.clear();
                 for _ in 0..PIECE {
                     write_event(&mut piece, session, n, load.now_us(), load.text);
