@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 pub use approvals::AskApproval;
+pub(crate) use error::root_cause;
 pub use error::{Error, Problem};
 pub use follow::{Begin, Entry, Follow, FollowOptions, Update};
 pub use producer::Producer;
@@ -180,30 +181,15 @@ impl Client {
 
     /// The same, with a token that may come from a file or a function, and be another one tomorrow.
     pub fn bearing(base_url: &str, token: Option<Token>) -> Result<Client, Error> {
-        static TLS: Once = Once::new();
-        // An error means that the program chose a provider before: that one serves as well.
-        TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-
         let refused = |why: String| Error::Url { url: base_url.to_owned(), why };
         let base = Url::parse(base_url).map_err(|e| refused(e.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(refused("it takes the form http://host:port".into()));
         }
 
-        // A redirected POST would lose its body or be sent twice: the caller gets the address to use instead.
-        let mut http = reqwest::Client::builder()
-            .user_agent(concat!("moorline/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true);
-        if base.scheme() == "http" {
-            // No certificate will be asked for; and reading the system's fails where there are none (slim images).
-            http = http.tls_certs_only([]);
-        }
-        if is_loopback(&base) {
-            http = http.no_proxy();
-        }
-        let http = http.build().map_err(|e| Error::Setup(error::root_cause(&e)))?;
+        let http = http(base.scheme() == "https", is_loopback(&base))
+            .user_agent(concat!("moorline/", env!("CARGO_PKG_VERSION")));
+        let http = http.build().map_err(|e| Error::Setup(root_cause(&e)))?;
         Ok(Client { http, base, token })
     }
 
@@ -354,6 +340,24 @@ impl Client {
         let body = self.send(request).await?.bytes().await.map_err(|e| Error::transport(self.base_url(), e))?;
         serde_json::from_slice(&body).map_err(|e| Error::Protocol(format!("an answer that can't be read: {e}")))
     }
+}
+
+/// An HTTP client as it has to be here: `secure`, with TLS; `local`, on this machine.
+pub(crate) fn http(secure: bool, local: bool) -> reqwest::ClientBuilder {
+    static TLS: Once = Once::new();
+    // An error means that the program chose a provider before: that one serves as well.
+    TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    // A redirected POST would lose its body or be sent twice: the caller gets the address to use instead.
+    let http = reqwest::Client::builder().redirect(redirect::Policy::none());
+    let mut http = http.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    if !secure {
+        // No certificate will be asked for; and reading the system's fails where there are none (slim images).
+        http = http.tls_certs_only([]);
+    }
+    if local {
+        http = http.no_proxy();
+    }
+    http
 }
 
 /// Whether an address can be a gateway's; else what is wrong with it.

@@ -13,8 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::wire::root_cause;
-use crate::sse::decode::Decoder;
+use crate::{client::root_cause, sse::decode::Decoder};
 
 /// The most events that are kept of one stream. The comparison takes time and memory by the square of it.
 pub(super) const UNITS_MAX: usize = 4_000;

@@ -5,10 +5,7 @@
 //! connection, not the connection. A cut is what a closed tab does: the socket is closed while the answer is under way.
 
 use std::{
-    sync::{
-        Once,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -16,7 +13,7 @@ use reqwest::{Method, Response, header};
 use tokio::time::timeout;
 
 use super::stream::{Form, Watching};
-use crate::client::Error;
+use crate::client::{self, Error, root_cause};
 
 /// Until a connection stands.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -129,24 +126,10 @@ pub(super) struct Wire {
 impl Wire {
     /// `local`: on this machine, where no proxy leads; `secure`: with TLS.
     pub fn new(local: bool, secure: bool) -> Result<Wire, AuditError> {
-        static TLS: Once = Once::new();
-        // An error means that the program chose a provider before: that one serves as well.
-        TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let mut http = reqwest::Client::builder()
-            .user_agent(concat!("moorline-audit/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .http1_only()
-            // A connection that was used before may be closed just then; and a surface is a connection of its own.
-            .pool_max_idle_per_host(0)
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true);
-        if !secure {
-            // No certificate will be asked for; and reading the system's fails where there are none (slim images).
-            http = http.tls_certs_only([]);
-        }
-        if local {
-            http = http.no_proxy();
-        }
+        let http =
+            client::http(secure, local).user_agent(concat!("moorline-audit/", env!("CARGO_PKG_VERSION"))).http1_only();
+        // A connection that was used before may be closed just then; and a surface is a connection of its own.
+        let http = http.pool_max_idle_per_host(0).connect_timeout(CONNECT);
         let http = http.build().map_err(|e| AuditError::BadRequest(root_cause(&e)))?;
         Ok(Wire { http, requests: AtomicUsize::new(0) })
     }
@@ -253,13 +236,4 @@ async fn refusal(mut response: Response) -> String {
         None => text.into_owned(),
     };
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(200).collect()
-}
-
-/// The innermost cause says what happened; the layers around it only where it passed by, and they name addresses.
-pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

@@ -156,7 +156,7 @@ impl Error {
 }
 
 /// The innermost cause says what happened (`Connection refused`); the layers around it only where it passed by.
-pub(super) fn root_cause(error: &(dyn error::Error + 'static)) -> String {
+pub(crate) fn root_cause(error: &(dyn error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -12,8 +12,7 @@ use serde_json::{json, value::RawValue};
 use super::{
     Gateway, Problem,
     auth::Caller,
-    commands::{NoParams, free_json},
-    extract::{self, Names, Params},
+    extract::{self, Names, NoParams, Params, free_json},
 };
 use crate::{
     auth::Right,

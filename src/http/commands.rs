@@ -12,18 +12,15 @@ use serde_json::{json, value::RawValue};
 use super::{
     Gateway, Problem,
     auth::Caller,
-    extract::{self, Names, Params},
+    extract::{self, Names, NoParams, Params, free_json, reason},
     observe,
 };
 use crate::{
-    event::{compacted, usable_type},
+    event::usable_type,
     id::Name,
     rules::{Action, CommandRequest, Decision, OutcomeRequest, Verdict},
     trace::Traceparent,
 };
-
-/// Texts that people write, in bytes.
-pub(super) const REASON_MAX: usize = 1000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,14 +36,6 @@ pub struct CommandBody {
     #[serde(default)]
     tree: bool,
     approval: Option<Name>,
-}
-
-/// Requests without parameters of their own.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NoParams {
-    #[serde(rename = "access_token")]
-    _access_token: Option<String>,
 }
 
 /// `POST …/commands`
@@ -107,17 +96,6 @@ impl CommandBody {
     }
 }
 
-/// JSON in the user's own form, as the log keeps it.
-pub(super) fn free_json(what: &str, json: &RawValue, event_bytes: usize) -> Result<Box<RawValue>, Problem> {
-    let json = compacted(json)?;
-    let size = json.get().len();
-    if size > event_bytes {
-        let detail = format!("{what} takes {size} bytes; the limit is {event_bytes}");
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail).with("limit", event_bytes));
-    }
-    Ok(json)
-}
-
 fn decision(approval: &Name, data: Option<&RawValue>) -> Result<Decision, Problem> {
     #[derive(Deserialize)]
     struct Decided {
@@ -171,15 +149,4 @@ pub async fn outcome(
     };
     let done = gateway.writers.act(&session, Action::Outcome(request)).await?;
     Ok((StatusCode::CREATED, Json(json!({"ids": done.ids}))).into_response())
-}
-
-/// A reason within its bounds.
-pub(super) fn reason(reason: Option<String>) -> Result<Option<String>, Problem> {
-    match reason {
-        Some(reason) if reason.len() > REASON_MAX => {
-            let detail = format!("the reason takes {} bytes; the limit is {REASON_MAX}", reason.len());
-            Err(Problem::bad_request("bad_request", detail))
-        }
-        reason => Ok(reason),
-    }
 }

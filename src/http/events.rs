@@ -18,11 +18,12 @@ use super::{
 };
 use crate::{
     event::{Defaults, Event},
-    hub::Start,
-    id::{EntryId, Name},
+    hub::{Follower, Start, Update},
+    id::{EntryId, Lane, Name},
     ingest::{self, BadBatch, BadStream, Ingest, Progress, Read, Reading, Splitter, Stopped},
     metrics::Cut,
     rules::{Action, Append, Refusal, Reply, RunView},
+    sse::Filter,
     store::{Producer, StoreError},
     writer::WriteError,
 };
@@ -56,23 +57,21 @@ pub async fn append(
         let (Parts { headers, .. }, body) = request.into_parts();
         (extract::body_kind(&headers)?, extract::producer(&headers)?, extract::attempt(&headers)?, body)
     };
+    let publication =
+        Publication { gateway: &gateway, session: &session, caller: &caller, defaults, attempt, producer };
     match kind {
         BodyKind::Json => {
-            let events = events(&gateway, &extract::read_whole(body, &gateway).await?, &defaults)?;
+            let events = events(&gateway, &extract::read_whole(body, &gateway).await?, &publication.defaults)?;
             caller.appends(events.len());
-            append_all(&gateway, &session, events, defaults.run, attempt, producer, &mut Progress::default()).await
+            publication.append(events, &mut Progress::default()).await
         }
         BodyKind::Ndjson | BodyKind::Sse => {
             let mut progress = Progress::default();
-            let run = defaults.run.clone();
-            let numbered = producer.is_some();
-            let read =
-                stream(&gateway, &session, &caller, kind, body, defaults, attempt, producer, Start::Now, &mut progress);
             // In a box: a single event, which most requests are, need not make room for it (7 KB).
-            let read = Box::pin(read).await;
+            let read = Box::pin(publication.stream(kind, body, Start::Now, &mut progress)).await;
             match read.map_err(|stopped| stream_problem(stopped, &progress))? {
-                Read::Whole => answer_stream(&progress, numbered, false),
-                Read::Early => answer_early(&gateway, &session, &caller, run, attempt, progress, numbered).await,
+                Read::Whole => answer_stream(&progress, publication.producer.is_some(), false),
+                Read::Early => publication.answer_early(progress).await,
             }
         }
     }
@@ -80,9 +79,7 @@ pub async fn append(
 
 /// The events of a JSON body.
 pub(super) fn events(gateway: &Gateway, body: &[u8], defaults: &Defaults) -> Result<Vec<Event>, Problem> {
-    let text = std::str::from_utf8(body);
-    let text = text.map_err(|_| Problem::bad_request("bad_utf8", "the body is not valid UTF-8"))?;
-    let events = ingest::events(text, defaults, gateway.limits.event_bytes)?;
+    let events = ingest::events(extract::text(body)?, defaults, gateway.limits.event_bytes)?;
     let limit = gateway.limits.batch_events;
     if events.len() > limit {
         let detail = format!("the array has {} events; send at most {limit} a request", events.len());
@@ -91,33 +88,95 @@ pub(super) fn events(gateway: &Gateway, body: &[u8], defaults: &Defaults) -> Res
     Ok(events)
 }
 
-/// Appends the events of a JSON body, all or none.
-pub(super) async fn append_all(
-    gateway: &Gateway,
-    session: &Name,
-    events: Vec<Event>,
-    run: Option<Name>,
-    attempt: Option<u32>,
-    producer: Option<Producer>,
-    progress: &mut Progress,
-) -> Result<Response, Problem> {
-    let received = producer.as_ref().map(|producer| producer.seq);
-    let action = Action::Append(Append { events, run, attempt, producer });
-    let done = gateway.writers.act(session, action).await.map_err(|error| write_problem(error, received))?;
-    (progress.appended, progress.last) = (done.ids.len(), done.ids.last().copied());
-    let stopping = match &done.reply {
-        Reply::Appended(stopping) => &stopping[..],
-        _ => &[],
-    };
-    let answer = Appended {
-        ids: &done.ids,
-        skipped: Some(done.skipped).filter(|skipped| *skipped > 0),
-        duplicate: Some(true).filter(|_| done.duplicate),
-        run: stopping.first(),
-        runs: Some(stopping).filter(|stopping| stopping.len() > 1),
-    };
-    let status = if done.duplicate { StatusCode::OK } else { StatusCode::CREATED };
-    Ok((status, Json(answer)).into_response())
+/// Where the events of a request go, and in whose name.
+pub(super) struct Publication<'a> {
+    pub gateway: &'a Gateway,
+    pub session: &'a Name,
+    pub caller: &'a Caller,
+    pub defaults: Defaults,
+    pub attempt: Option<u32>,
+    pub producer: Option<Producer>,
+}
+
+impl Publication<'_> {
+    /// Appends the events of a JSON body, all or none.
+    pub async fn append(self, events: Vec<Event>, progress: &mut Progress) -> Result<Response, Problem> {
+        let Publication { gateway, session, defaults, attempt, producer, .. } = self;
+        let received = producer.as_ref().map(|producer| producer.seq);
+        let action = Action::Append(Append { events, run: defaults.run, attempt, producer });
+        let done = gateway.writers.act(session, action).await.map_err(|error| write_problem(error, received))?;
+        (progress.appended, progress.last) = (done.ids.len(), done.ids.last().copied());
+        let stopping = match &done.reply {
+            Reply::Appended(stopping) => &stopping[..],
+            _ => &[],
+        };
+        let answer = Appended {
+            ids: &done.ids,
+            skipped: Some(done.skipped).filter(|skipped| *skipped > 0),
+            duplicate: Some(true).filter(|_| done.duplicate),
+            run: stopping.first(),
+            runs: Some(stopping).filter(|stopping| stopping.len() > 1),
+        };
+        let status = if done.duplicate { StatusCode::OK } else { StatusCode::CREATED };
+        Ok((status, Json(answer)).into_response())
+    }
+
+    /// Appends a streaming body as it comes, until it ends, is refused, or its run is asked to stop (after `since`, in the
+    /// events lane) or the replica to end.
+    pub async fn stream(
+        &self,
+        kind: BodyKind,
+        mut body: Body,
+        since: Start,
+        progress: &mut Progress,
+    ) -> Result<Read, Stopped> {
+        let Publication { gateway, session, caller, defaults, attempt, producer } = self;
+        let event_bytes = gateway.limits.event_bytes;
+        let splitter = if kind == BodyKind::Sse { Splitter::sse(event_bytes) } else { Splitter::lines() };
+        // Before anything is read: a stop that comes with the first line must not go unnoticed.
+        let stopped = stopped(watch(gateway, session, defaults.run.as_ref(), since).await);
+        let mut ingest = Ingest {
+            writers: gateway.writers.clone(),
+            session: (*session).clone(),
+            reading: Reading { defaults: defaults.clone(), event_bytes },
+            attempt: *attempt,
+            producer: producer.clone(),
+            timeout: gateway.limits.body_timeout,
+            account: caller.account(),
+            prepaid: 1,
+        };
+        let turn = gateway.ending.turn();
+        let until = async {
+            tokio::select! {
+                () = stopped => Ok(Read::Early),
+                // No success: the client has to send the rest elsewhere.
+                why = turn => Err(match why {
+                    // (A token's end breaks the body itself.)
+                    Cut::Draining | Cut::Token => Stopped::Draining,
+                    Cut::Store => {
+                        WriteError::from(StoreError::Unavailable("it has been away for too long".into())).into()
+                    }
+                }),
+            }
+        };
+        ingest.run(&mut body, splitter, until, progress).await
+    }
+
+    /// The answer to a streaming body before its end: the agent learns where its run stands.
+    pub async fn answer_early(&self, mut progress: Progress) -> Result<Response, Problem> {
+        let Publication { gateway, session, caller, defaults, attempt, producer } = self;
+        if let Some(run) = defaults.run.clone() {
+            let heartbeat = Action::Heartbeat { run, attempt: *attempt, speaker: caller.agent().cloned() };
+            match gateway.writers.act(session, heartbeat).await.map(|done| done.reply) {
+                Ok(Reply::Run(view)) => progress.stopping = vec![view],
+                // A label.
+                Err(WriteError::Refused(Refusal::UnknownRun(_))) => {}
+                Err(error) => return Err(stream_problem(error.into(), &progress)),
+                Ok(_) => {}
+            }
+        }
+        answer_stream(&progress, producer.is_some(), true)
+    }
 }
 
 /// The answer to an append. An agent without a command subscription learns here that it is to stop.
@@ -134,76 +193,33 @@ struct Appended<'a> {
     runs: Option<&'a [RunView]>,
 }
 
-/// Appends a streaming body as it comes, until it ends, is refused, or its run is asked to stop (after `since`, in the
-/// events lane) or the replica to end.
-#[allow(clippy::too_many_arguments)]
-pub(super) async fn stream(
-    gateway: &Gateway,
-    session: &Name,
-    caller: &Caller,
-    kind: BodyKind,
-    mut body: Body,
-    defaults: Defaults,
-    attempt: Option<u32>,
-    producer: Option<Producer>,
-    since: Start,
-    progress: &mut Progress,
-) -> Result<Read, Stopped> {
-    let event_bytes = gateway.limits.event_bytes;
-    let splitter = if kind == BodyKind::Sse { Splitter::sse(event_bytes) } else { Splitter::lines() };
-    // Before anything is read: a stop that comes with the first line must not go unnoticed.
-    let watched = super::runs::watch(gateway, session, defaults.run.as_ref(), since).await;
-    let stopped = super::runs::stopped(watched);
-    let mut ingest = Ingest {
-        writers: gateway.writers.clone(),
-        session: session.clone(),
-        reading: Reading { defaults, event_bytes },
-        attempt,
-        producer,
-        timeout: gateway.limits.body_timeout,
-        account: caller.account(),
-        prepaid: 1,
+/// Follows the run of an endless body, from `since` on. Nothing for a body without one.
+async fn watch(gateway: &Gateway, session: &Name, run: Option<&Name>, since: Start) -> Option<(Follower, Filter)> {
+    // A stop may reach a run by its name, its agent, its parent or all at once, so it is the run's own events that tell.
+    let told = Filter {
+        runs: vec![run?.as_str().to_owned()],
+        types: vec!["run.stopping".into(), "run.ended".into()],
+        ..Default::default()
     };
-    let turn = gateway.ending.turn();
-    let until = async {
-        tokio::select! {
-            () = stopped => Ok(Read::Early),
-            // No success: the client has to send the rest elsewhere.
-            why = turn => Err(match why {
-                // (A token's end breaks the body itself.)
-                Cut::Draining | Cut::Token => Stopped::Draining,
-                Cut::Store => WriteError::from(StoreError::Unavailable("it has been away for too long".into())).into(),
-            }),
-        }
-    };
-    ingest.run(&mut body, splitter, until, progress).await
+    // Without the store there is nothing to be told; the body's own appends will find out.
+    let follower = gateway.hub.follow(session, Lane::Events, since).await.ok()?;
+    Some((follower, told))
 }
 
-/// The answer to a streaming body before its end: the agent learns where its run stands.
-pub(super) async fn answer_early(
-    gateway: &Gateway,
-    session: &Name,
-    caller: &Caller,
-    run: Option<Name>,
-    attempt: Option<u32>,
-    mut progress: Progress,
-    numbered: bool,
-) -> Result<Response, Problem> {
-    if let Some(run) = run {
-        match gateway
-            .writers
-            .act(session, Action::Heartbeat { run, attempt, speaker: caller.agent().cloned() })
-            .await
-            .map(|done| done.reply)
-        {
-            Ok(Reply::Run(view)) => progress.stopping = vec![view],
-            // A label.
-            Err(WriteError::Refused(Refusal::UnknownRun(_))) => {}
-            Err(error) => return Err(stream_problem(error.into(), &progress)),
+/// Resolves when a run that is watched is asked to stop or has ended.
+async fn stopped(watched: Option<(Follower, Filter)>) {
+    let Some((mut follower, told)) = watched else { return std::future::pending().await };
+    loop {
+        match follower.next().await {
+            Ok(Update::Entries(items)) if items.iter().any(|item| told.wants(item.payload())) => return,
+            Ok(Update::History(page)) if page.iter().any(|entry| told.wants(&entry.payload)) => return,
+            // Closed before the body came: its own appends are told, or that they are stored already.
+            Ok(Update::CaughtUp(_)) if follower.at_end() => return std::future::pending().await,
+            Ok(Update::Closed) => return,
             Ok(_) => {}
+            Err(_) => return std::future::pending().await,
         }
     }
-    answer_stream(&progress, numbered, true)
 }
 
 /// The answer to a streaming body that was read to where it should be.

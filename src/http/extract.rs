@@ -10,11 +10,12 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{Gateway, Problem, auth::TokenExpired};
 use crate::{
+    event::compacted,
     id::{BadName, Name},
     store::Producer,
 };
@@ -50,6 +51,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
             Problem::bad_request("bad_query", format!("the query: {detail}"))
         })
     }
+}
+
+/// Requests without parameters of their own.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoParams {
+    #[serde(rename = "access_token")]
+    _access_token: Option<String>,
 }
 
 /// An optional name of the query.
@@ -92,27 +101,9 @@ pub fn body_kind(headers: &HeaderMap) -> Result<BodyKind, Problem> {
     }
 }
 
-/// A whole body of `application/json`, up to its limit, as text.
-pub struct JsonText(pub Bytes);
-
-impl JsonText {
-    /// The text.
-    pub fn as_str(&self) -> Result<&str, Problem> {
-        let text = std::str::from_utf8(&self.0);
-        text.map_err(|_| Problem::bad_request("bad_utf8", "the body is not valid UTF-8"))
-    }
-}
-
-impl FromRequest<Gateway> for JsonText {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
-        if body_kind(request.headers())? != BodyKind::Json {
-            let detail = "this resource takes application/json";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
-        }
-        read_whole(request.into_body(), gateway).await.map(JsonText)
-    }
+/// A body as text.
+pub fn text(bytes: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(bytes).map_err(|_| Problem::bad_request("bad_utf8", "the body is not valid UTF-8"))
 }
 
 /// Reads a bounded body.
@@ -150,6 +141,31 @@ pub async fn read_whole(mut body: Body, gateway: &Gateway) -> Result<Bytes, Prob
     Ok(whole)
 }
 
+/// JSON in the user's own form, as the log keeps it.
+pub fn free_json(what: &str, json: &RawValue, event_bytes: usize) -> Result<Box<RawValue>, Problem> {
+    let json = compacted(json)?;
+    let size = json.get().len();
+    if size > event_bytes {
+        let detail = format!("{what} takes {size} bytes; the limit is {event_bytes}");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail).with("limit", event_bytes));
+    }
+    Ok(json)
+}
+
+/// Texts that people write, in bytes.
+const REASON_MAX: usize = 1000;
+
+/// A reason within its bounds.
+pub fn reason(reason: Option<String>) -> Result<Option<String>, Problem> {
+    match reason {
+        Some(reason) if reason.len() > REASON_MAX => {
+            let detail = format!("the reason takes {} bytes; the limit is {REASON_MAX}", reason.len());
+            Err(Problem::bad_request("bad_request", detail))
+        }
+        reason => Ok(reason),
+    }
+}
+
 /// The body stopped coming.
 pub fn timed_out() -> Problem {
     Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the rest of the body did not come in time")
@@ -172,8 +188,12 @@ impl<T: DeserializeOwned> FromRequest<Gateway> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
-        let text = JsonText::from_request(request, gateway).await?;
-        let text = text.as_str()?;
+        if body_kind(request.headers())? != BodyKind::Json {
+            let detail = "this resource takes application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+        }
+        let whole = read_whole(request.into_body(), gateway).await?;
+        let text = text(&whole)?;
         let bad = |why: String| match serde_json::from_str::<&RawValue>(text) {
             Ok(_) => Problem::bad_request("bad_request", why),
             Err(error) => Problem::bad_request("bad_json", format!("not valid JSON: {error}")),

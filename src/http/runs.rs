@@ -13,17 +13,15 @@ use serde_json::json;
 use super::{
     Gateway, Problem,
     auth::Caller,
-    commands::{NoParams, reason},
-    events::{answer_early, answer_stream, append_all, events, stream, stream_problem},
-    extract::{self, BodyKind, Names, Params},
+    events::{Publication, answer_stream, events, stream_problem},
+    extract::{self, BodyKind, Names, NoParams, Params, reason},
 };
 use crate::{
     event::Defaults,
-    hub::{Follower, Start, Update},
-    id::{Lane, Name},
+    hub::Start,
+    id::Name,
     ingest::{Progress, Read},
     rules::{Action, EndStatus, Reply, RunRequest},
-    sse::Filter,
 };
 
 #[derive(Debug, Deserialize)]
@@ -109,20 +107,19 @@ pub async fn body(
         return Ok((StatusCode::CREATED, Json(json!({"appended": 0, "last": null, "run": view}))).into_response());
     }
     let attempt = Some(view.attempt);
+    let publication =
+        Publication { gateway: &gateway, session: &session, caller: &caller, defaults, attempt, producer: None };
     let mut progress = Progress::default();
     let mut response = match whole {
-        Some(events) => append_all(&gateway, &session, events, defaults.run, attempt, None, &mut progress).await?,
+        Some(events) => publication.append(events, &mut progress).await?,
         None => {
             // From the first entry of the start on, or a stop right behind it would be missed.
             let since = started.ids.first().map_or(Start::Now, |first| Start::After(*first));
-            let read =
-                stream(&gateway, &session, &caller, kind, body, defaults, attempt, None, since, &mut progress).await;
+            let read = publication.stream(kind, body, since, &mut progress).await;
             match read.map_err(|stopped| stream_problem(stopped, &progress))? {
                 Read::Whole => answer_stream(&progress, false, true)?,
                 // Asked to stop: the run goes on. Its agent may say a last word, and ends it.
-                Read::Early => {
-                    return answer_early(&gateway, &session, &caller, Some(run), attempt, progress, false).await;
-                }
+                Read::Early => return publication.answer_early(progress).await,
             }
         }
     };
@@ -186,39 +183,5 @@ fn answer(status: StatusCode, reply: Reply) -> Result<Response, Problem> {
     match reply {
         Reply::Run(view) => Ok((status, Json(view)).into_response()),
         _ => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a run answered with something else")),
-    }
-}
-
-/// Follows the run of an endless body, from `since` on. Nothing for a body without one.
-pub(super) async fn watch(
-    gateway: &Gateway,
-    session: &Name,
-    run: Option<&Name>,
-    since: Start,
-) -> Option<(Follower, Filter)> {
-    // A stop may reach a run by its name, its agent, its parent or all at once, so it is the run's own events that tell.
-    let told = Filter {
-        runs: vec![run?.as_str().to_owned()],
-        types: vec!["run.stopping".into(), "run.ended".into()],
-        ..Default::default()
-    };
-    // Without the store there is nothing to be told; the body's own appends will find out.
-    let follower = gateway.hub.follow(session, Lane::Events, since).await.ok()?;
-    Some((follower, told))
-}
-
-/// Resolves when a run that is watched is asked to stop or has ended.
-pub(super) async fn stopped(watched: Option<(Follower, Filter)>) {
-    let Some((mut follower, told)) = watched else { return std::future::pending().await };
-    loop {
-        match follower.next().await {
-            Ok(Update::Entries(items)) if items.iter().any(|item| told.wants(item.payload())) => return,
-            Ok(Update::History(page)) if page.iter().any(|entry| told.wants(&entry.payload)) => return,
-            // Closed before the body came: its own appends are told, or that they are stored already.
-            Ok(Update::CaughtUp(_)) if follower.at_end() => return std::future::pending().await,
-            Ok(Update::Closed) => return,
-            Ok(_) => {}
-            Err(_) => return std::future::pending().await,
-        }
     }
 }

@@ -10,8 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Gateway, Problem,
-    commands::NoParams,
-    extract::{Names, Params},
+    extract::{Names, NoParams, Params},
 };
 use crate::{
     id::{Lane, Ms, Name},

@@ -157,44 +157,8 @@ pub fn issue(
     if control.command(id).is_some() {
         return Ok(Reply::Known(id.clone()));
     }
-    let ttl = request.ttl_ms.map(|ms| runs::in_range("ttl_ms", ms, 1, TTL_MAX)).transpose()?;
-    let grace = request.grace_ms.map(|ms| runs::in_range("grace_ms", ms, 0, GRACE_MAX)).transpose()?;
-    let grace = grace.unwrap_or(GRACE_DEFAULT);
+    let Weighed { ttl, grace, targets, expects } = weigh(control, request)?;
     let stops = request.kind == "stop";
-    let targets = if stops { targets(control, request) } else { Vec::new() };
-    if let Some(run) = &request.run
-        && let Some(Run { status: RunStatus::Ended { how, .. }, attempt, .. }) = control.run(run)
-        // A run may be over and what it started still at work.
-        && targets.is_empty()
-    {
-        return Err(Refusal::RunEnded { run: run.clone(), attempt: *attempt, status: *how });
-    }
-    if let Some(decision) = &request.decision {
-        approvals::check(control, decision)?;
-    }
-    let expects = request.run.as_ref().filter(|run| stops && !control.is_live(run) && targets.is_empty());
-    if let Some(run) = expects.filter(|run| control.run(run).is_none()) {
-        runs::room(control, run)?;
-    }
-    let names = [Some(id), request.agent.as_ref(), request.run.as_ref()];
-    let size =
-        RECORD_BYTES + request.kind.len() + names.iter().flatten().map(|name| name.as_str().len()).sum::<usize>();
-    // What is settled here, or by the clock at the latest, is accepted although agents let other commands pile up.
-    let settles = !targets.is_empty() || request.decision.is_some();
-    if !settles {
-        let pending = control.commands().filter(|(_, c)| c.status == CommandStatus::Pending).count();
-        if pending >= control.limits.pending_commands {
-            return Err(Refusal::TooManyCommands(control.limits.pending_commands));
-        }
-    }
-    let fits = match settles {
-        true => control.has_spare_room(size + targets.len() * (id.as_str().len() + STOP_BYTES)),
-        false => control.has_room(size),
-    };
-    if !fits {
-        return Err(Refusal::ControlFull(control.limits.bytes));
-    }
-
     let said = if stops { Some(stop_data(request, grace)) } else { request.data.clone() };
     let (agent, run) = (request.agent.as_ref(), request.run.as_ref());
     let approval = request.decision.as_ref().map(|decision| &decision.approval);
@@ -244,6 +208,59 @@ pub fn issue(
         resolve(control, id, Outcome::Consumed, None, now, part);
     }
     Ok(Reply::Accepted(id.clone()))
+}
+
+/// What a command comes to, where it is accepted.
+struct Weighed<'a> {
+    ttl: Option<Ms>,
+    grace: Ms,
+    /// The live runs that a stop is for.
+    targets: Vec<Name>,
+    /// A run that is to be stopped when it starts.
+    expects: Option<&'a Name>,
+}
+
+/// Whether there is anything against a command. Changes nothing.
+fn weigh<'a>(control: &Control, request: &'a CommandRequest) -> Result<Weighed<'a>, Refusal> {
+    let id = &request.id;
+    let ttl = request.ttl_ms.map(|ms| runs::in_range("ttl_ms", ms, 1, TTL_MAX)).transpose()?;
+    let grace = request.grace_ms.map(|ms| runs::in_range("grace_ms", ms, 0, GRACE_MAX)).transpose()?;
+    let grace = grace.unwrap_or(GRACE_DEFAULT);
+    let stops = request.kind == "stop";
+    let targets = if stops { targets(control, request) } else { Vec::new() };
+    if let Some(run) = &request.run
+        && let Some(Run { status: RunStatus::Ended { how, .. }, attempt, .. }) = control.run(run)
+        // A run may be over and what it started still at work.
+        && targets.is_empty()
+    {
+        return Err(Refusal::RunEnded { run: run.clone(), attempt: *attempt, status: *how });
+    }
+    if let Some(decision) = &request.decision {
+        approvals::check(control, decision)?;
+    }
+    let expects = request.run.as_ref().filter(|run| stops && !control.is_live(run) && targets.is_empty());
+    if let Some(run) = expects.filter(|run| control.run(run).is_none()) {
+        runs::room(control, run)?;
+    }
+    let names = [Some(id), request.agent.as_ref(), request.run.as_ref()];
+    let size =
+        RECORD_BYTES + request.kind.len() + names.iter().flatten().map(|name| name.as_str().len()).sum::<usize>();
+    // What is settled here, or by the clock at the latest, is accepted although agents let other commands pile up.
+    let settles = !targets.is_empty() || request.decision.is_some();
+    if !settles {
+        let pending = control.commands().filter(|(_, c)| c.status == CommandStatus::Pending).count();
+        if pending >= control.limits.pending_commands {
+            return Err(Refusal::TooManyCommands(control.limits.pending_commands));
+        }
+    }
+    let fits = match settles {
+        true => control.has_spare_room(size + targets.len() * (id.as_str().len() + STOP_BYTES)),
+        false => control.has_room(size),
+    };
+    if !fits {
+        return Err(Refusal::ControlFull(control.limits.bytes));
+    }
+    Ok(Weighed { ttl, grace, targets, expects })
 }
 
 /// The data of `command.issued`.
