@@ -99,6 +99,10 @@ impl Waiter {
         false
     }
 
+    fn is_over(&self) -> bool {
+        lock(&self.place).over
+    }
+
     fn leave(&self) {
         lock(&self.place).over = true;
     }
@@ -151,9 +155,10 @@ impl Waiting {
 
     /// Lets one wait no longer.
     pub fn leave(&self, waiter: &Arc<Waiter>) {
+        // Before the list is locked, never while it is: whoever puts a crowd back looks at places under the list's lock.
         waiter.leave();
         let mut list = lock(&self.0);
-        // If it is not there, whoever serves it finds that it has left.
+        // If it is not there, it is taken out to be served: whoever serves it, or puts it back, finds that it has left.
         if let Some(place) = list.waiters.iter().rposition(|other| Arc::ptr_eq(other, waiter)) {
             list.waiters.swap_remove(place);
         }
@@ -168,11 +173,16 @@ impl Waiting {
 
     /// Puts back those that still wait. `false`: there is more news.
     fn back(&self, crowd: &mut Crowd) -> bool {
+        // Dropped when the list is free again: with one its socket may be closed.
+        let _gone: Vec<_>;
         let mut list = lock(&self.0);
         if list.news != crowd.news {
             crowd.news = list.news;
             return false;
         }
+        // Some may have left after they were served, while others still were. In the list they would keep their sockets
+        // open until there is news again.
+        _gone = crowd.waiters.extract_if(.., |waiter| waiter.is_over()).collect();
         list.served = crowd.served.or(list.served);
         if list.waiters.is_empty() {
             list.waiters = std::mem::take(&mut crowd.waiters);
@@ -386,6 +396,41 @@ mod tests {
         world.append().await;
         assert!(lock(&inbox.numbers).is_empty());
         assert_eq!(Arc::strong_count(&inbox), 1);
+    }
+
+    /// An outlet whose client is served after another one, which hangs up meanwhile.
+    struct Parting(Mutex<Option<Follower>>);
+
+    impl Outlet for Parting {
+        fn take(&self, _: &[Arc<Item>]) -> bool {
+            drop(lock(&self.0).take());
+            true
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_leaves_while_others_are_served_is_forgotten() {
+        let world = World::new();
+        world.append().await;
+        let (inbox, parting) = (Arc::new(Inbox::default()), Arc::new(Parting(Mutex::default())));
+        let mut leaves = world.follower(&inbox).await;
+        let mut stays = world.hub.follow(&world.session, Lane::Events, Start::Now).await.unwrap();
+        stays.deliver_to(parting.clone());
+        while !matches!(stays.next().await.unwrap(), Update::CaughtUp(_)) {}
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(Box::pin(leaves.next()).as_mut().poll(&mut context).is_pending());
+        let mut next = Box::pin(stays.next());
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        *lock(&parting.0) = Some(leaves);
+        world.append().await;
+        while lock(&parting.0).is_some() {
+            tokio::task::yield_now().await;
+        }
+        // It was served before it left, and is not kept until there is news again.
+        assert_eq!((lock(&inbox.numbers).len(), Arc::strong_count(&inbox)), (1, 1));
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        world.append().await;
+        assert_eq!(lock(&inbox.numbers).len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
