@@ -16,6 +16,8 @@
 mod follower;
 mod item;
 mod ring;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod waiting;
 
 pub use follower::{Follower, Start, Update};

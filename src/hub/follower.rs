@@ -67,6 +67,8 @@ pub struct Follower {
     /// The cursor is known to be of the ring's log, as of `epoch`.
     verified: bool,
     epoch: u64,
+    /// How often repairs had read the log before the follower did so last.
+    reads: u32,
     /// The ring may be of another log than the store's: not before it has been compared is it gone by.
     doubted: bool,
     /// No entry has been read yet, and a log cut at its beginning is no reason for a reset.
@@ -80,7 +82,7 @@ pub struct Follower {
     waiter: Option<Arc<Waiter>>,
     /// To be said before anything else.
     pending: Option<Update>,
-    page: usize,
+    page: u32,
 }
 
 impl Follower {
@@ -97,6 +99,7 @@ impl Follower {
             cursor: EntryId::ZERO,
             verified: true,
             epoch: 0,
+            reads: 0,
             doubted: compared,
             from_start: false,
             begun: false,
@@ -104,9 +107,9 @@ impl Follower {
             outlet: None,
             waiter: None,
             pending: None,
-            page: PAGE_FIRST,
+            page: PAGE_FIRST as u32,
         };
-        follower.epoch = follower.ring(Ring::epoch);
+        (follower.epoch, follower.reads) = follower.ring(|ring| (ring.epoch(), ring.reads()));
         match start {
             Start::Beginning => follower.from_start = true,
             Start::After(cursor) => (follower.cursor, follower.verified) = (cursor, false),
@@ -154,6 +157,7 @@ impl Follower {
             if let Some(waiter) = &self.waiter {
                 let cursor = poll_fn(|context| waiter.poll_over(context)).await;
                 self.waiter = None;
+                asked = false;
                 if cursor != self.cursor {
                     self.advance(cursor);
                     return Ok(Update::Delivered);
@@ -206,7 +210,6 @@ impl Follower {
                 Taken::Wait => matches!(self.look(), Taken::Wait),
                 _ => {
                     // The store has just confirmed the cursor: then it is the ring that does not know.
-                    asked = false;
                     self.attachment.live.change(self.lane, Ring::doubt);
                     true
                 }
@@ -220,9 +223,16 @@ impl Follower {
 
     /// What the ring has for the cursor.
     fn look(&self) -> Taken {
-        self.ring(|ring| match self.doubted && !ring.is_whole() {
-            true => Taken::Wait,
-            false => ring.take(self.cursor, self.verified && !self.from_start, self.epoch, BATCH_BYTES),
+        self.ring(|ring| {
+            if self.doubted && !ring.is_whole() {
+                return Taken::Wait;
+            }
+            match ring.take(self.cursor, self.verified && !self.from_start, self.epoch, BATCH_BYTES) {
+                // Whole, the ring ends before the cursor. If a repair has read the log since the follower did, what the
+                // cursor stood for may have been lost with a failover, and no push will ever come to it.
+                Taken::Wait if ring.is_whole() && ring.reads() != self.reads => Taken::Ask,
+                taken => taken,
+            }
         })
     }
 
@@ -237,11 +247,11 @@ impl Follower {
     /// Reads a page from the store. `None`: there is nothing after the cursor, which is now verified.
     async fn ask(&mut self) -> Result<Option<Update>, StoreError> {
         // Before the read: if the log is replaced while it is under way, the ring's epoch will be another one.
-        let (epoch, tail) = self.ring(|ring| (ring.epoch(), ring.tail()));
+        let (epoch, reads, tail) = self.ring(|ring| (ring.epoch(), ring.reads(), ring.tail()));
         let from = if self.from_start { From::Start } else { From::After(self.cursor) };
         let page = self.read_patiently(from).await?;
         METRICS.pages.add(1);
-        (self.epoch, self.verified) = (epoch, true);
+        (self.epoch, self.reads, self.verified) = (epoch, reads, true);
         self.compare(tail, &page);
         if let Some(reason) = page.lost {
             // The log begins anew for this client.
@@ -272,7 +282,8 @@ impl Follower {
     fn entries(&mut self, page: Page) -> Option<Update> {
         let last = page.entries.last()?.id;
         let bytes: usize = page.entries.iter().map(|entry| entry.payload.len()).sum();
-        self.page = (PAGE_BYTES / (bytes / page.entries.len()).max(1)).clamp(PAGE_MIN, PAGE_MAX);
+        let fitting = PAGE_BYTES / (bytes / page.entries.len()).max(1);
+        self.page = fitting.clamp(PAGE_MIN, PAGE_MAX) as u32;
         self.advance(last);
         Some(Update::History(page.entries))
     }
@@ -285,7 +296,7 @@ impl Follower {
     async fn read_patiently(&self, from: From) -> Result<Page, StoreError> {
         let (since, mut pause) = (Instant::now(), RETRY_MIN);
         loop {
-            match self.read(from, self.page).await {
+            match self.read(from, self.page as usize).await {
                 Ok(page) => return Ok(page),
                 Err(error) if !self.begun || since.elapsed() > GIVE_UP => return Err(error),
                 Err(_) => tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await,
@@ -300,5 +311,76 @@ impl Drop for Follower {
         if let Some(waiter) = &self.waiter {
             self.attachment.live.feed(self.lane).waiting.leave(waiter);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::hub::{Hub, scripted::Scripted};
+
+    fn id(ms: u64, n: u64) -> EntryId {
+        EntryId { ms, n }
+    }
+
+    async fn follow(hub: &Arc<Hub>, start: Start) -> Follower {
+        hub.follow(&"s".parse().unwrap(), Lane::Events, start).await.unwrap()
+    }
+
+    /// The next update that comes, if one comes.
+    async fn next(follower: &mut Follower) -> Option<Update> {
+        timeout(Duration::from_secs(5), follower.next()).await.ok().map(|update| update.unwrap())
+    }
+
+    /// The numbers of the entries of an update.
+    fn numbers(update: Option<Update>) -> Vec<u64> {
+        match update {
+            Some(Update::Entries(items)) => items.iter().map(|item| item.id.n).collect(),
+            Some(Update::History(page)) => page.iter().map(|entry| entry.id.n).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_ahead_of_the_pushes_is_told_when_a_failover_loses_what_it_has() {
+        let (store, hub) = Scripted::new();
+        store.set(|script| script.append(5, 90, 10));
+        let mut behind = follow(&hub, Start::Now).await;
+        assert!(matches!(next(&mut behind).await, Some(Update::CaughtUp(_))));
+        // The pushes of these are late.
+        store.set(|script| script.append(6, 10, 10));
+        let mut ahead = follow(&hub, Start::After(id(6, 96))).await;
+        assert_eq!(numbers(next(&mut ahead).await), [97, 98, 99, 100]);
+        assert!(next(&mut ahead).await.is_none());
+        // And never come: the log ends earlier now, and goes on otherwise.
+        store.set(|script| {
+            script.log.truncate(95);
+            script.append(7, 3, 10);
+        });
+        store.doubt();
+        assert!(matches!(next(&mut ahead).await, Some(Update::Reset { reason: Lost::Unknown, .. })));
+        assert_eq!(numbers(next(&mut ahead).await).first(), Some(&1));
+        assert_eq!(numbers(next(&mut behind).await), (91..=98).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_ahead_of_the_pushes_asks_no_more_than_once_for_all_of_them() {
+        let (store, hub) = Scripted::new();
+        store.set(|script| script.append(5, 90, 10));
+        let mut behind = follow(&hub, Start::Now).await;
+        assert!(matches!(next(&mut behind).await, Some(Update::CaughtUp(_))));
+        store.set(|script| script.append(6, 10, 10));
+        let mut ahead = follow(&hub, Start::After(id(6, 96))).await;
+        assert_eq!(numbers(next(&mut ahead).await), [97, 98, 99, 100]);
+        let reads = store.set(|script| script.reads.len());
+        for n in 91..=99 {
+            store.push(n..=n);
+            assert!(next(&mut ahead).await.is_none());
+        }
+        store.push(100..=100);
+        assert!(matches!(next(&mut ahead).await, Some(Update::CaughtUp(_))));
+        assert_eq!(store.set(|script| script.reads.len()), reads);
     }
 }

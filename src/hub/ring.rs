@@ -53,6 +53,8 @@ pub struct Ring {
     state: State,
     closed: bool,
     epoch: u64,
+    /// Counts the reads of repairs.
+    reads: u32,
     /// When something was last heard of the log.
     heard: Option<Instant>,
     /// Since when the store can't be read, and why.
@@ -77,9 +79,14 @@ enum State {
 }
 
 impl Ring {
-    /// Counts the times that the log was found to be another one.
+    /// Counts the times that the log was found to be another one, or may have become one unnoticed.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Counts the times that the log was read to see what the ring misses.
+    pub fn reads(&self) -> u32 {
+        self.reads
     }
 
     /// The newest entry known.
@@ -205,6 +212,7 @@ impl Ring {
     /// A repair has read this page. `false`: it must read again.
     pub fn mended(&mut self, from: From, page: Page) -> bool {
         (self.heard, self.trouble) = (Some(Instant::now()), None);
+        self.reads = self.reads.wrapping_add(1);
         let State::Repairing { anchored, held, again } = &mut self.state else { return true };
         let (was_anchored, stale) = (*anchored, *again);
         // The log was replaced while the read was under way: what it read is of no use.
@@ -213,10 +221,11 @@ impl Ring {
         }
         let held = std::mem::take(held);
         let replaced = was_anchored && page.lost.is_some();
-        // With too much missing the ring begins anew at the end; followers that are behind will page.
+        // With too much missing the ring begins anew at the end; followers that are behind will page. Where it then ends
+        // may be before where it ended: the log may be put back meanwhile. So all ask, also those that are not behind.
         if replaced || (was_anchored && !page.up_to_date(from)) {
             self.clear();
-            self.epoch += u64::from(replaced);
+            self.epoch += 1;
             self.state = State::Repairing { anchored: false, held, again: false };
             return false;
         }
@@ -276,7 +285,8 @@ impl Ring {
         }
         let first = self.entries.front().map_or(self.tail.n + 1, |item| item.id.n);
         if cursor.n > self.tail.n {
-            // A verified follower has read further than the pushes have come.
+            // A verified follower has read further than the pushes have come. (Whether the log was put back since is for
+            // the follower to find out: it knows when it has read.)
             return if verified { Taken::Wait } else { Taken::Ask };
         }
         if cursor.n + 1 < first {
@@ -372,6 +382,17 @@ mod tests {
         assert!(ring.mended(From::Latest, page(&[(4, 1), (9, 2)])));
         assert!(matches!(ring.take(id(5, 2), true, 0, 100), Taken::Ask));
         assert_eq!(ring.epoch(), 1);
+    }
+
+    #[test]
+    fn a_ring_that_begins_anew_may_end_earlier_than_before() {
+        let mut ring = whole(&[(4, 1), (5, 2)]);
+        assert_eq!(ring.doubt(), Repair::Start);
+        let much = Page { extent: Extent { first: Some(id(4, 1)), last: id(9, 9999) }, ..page(&[(6, 3)]) };
+        assert!(!ring.mended(From::After(id(5, 2)), much));
+        // Now Redis fails over.
+        assert!(ring.mended(From::Latest, page(&[(4, 1)])));
+        assert!(matches!(ring.take(id(5, 2), true, 0, 100), Taken::Ask));
     }
 
     #[test]
