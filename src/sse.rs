@@ -188,6 +188,13 @@ impl View {
         self.filter.as_ref().is_none_or(|filter| filter.wants(payload))
     }
 
+    /// A heartbeat.
+    pub fn heartbeat(&self) -> Bytes {
+        let mut chunk = Chunk::default();
+        chunk.push(HEARTBEAT);
+        chunk.end(self.framing)
+    }
+
     /// Entries as bytes of the body: none if the client wants none of them.
     pub fn show(&self, items: &[Arc<Item>], live: bool) -> Bytes {
         // The common case, a single entry: its shared bytes go out as they are.
@@ -277,13 +284,6 @@ impl Stream {
     /// From now on this takes the entries that come while there is nothing else to say.
     pub fn deliver_to(&mut self, outlet: Arc<dyn Outlet>) {
         self.follower.deliver_to(outlet);
-    }
-
-    /// A heartbeat.
-    pub fn heartbeat(&self) -> Bytes {
-        let mut chunk = Chunk::default();
-        chunk.push(HEARTBEAT);
-        chunk.end(self.view.framing)
     }
 
     /// The next bytes of the body, and `None` at its end; no bytes when entries have gone to the outlet. After an error

@@ -185,6 +185,23 @@ impl Client {
         out.rest.is_empty()
     }
 
+    /// Writes what is left, unless the stream is to be cut: then `true`.
+    ///
+    /// In a box: it is rare, and every client that waits would keep room for its timer.
+    fn flush_unless<'a>(
+        &'a self,
+        cut: &'a mut Cut,
+        stall: Duration,
+    ) -> Pin<Box<impl Future<Output = io::Result<bool>> + Send + 'a>> {
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = cut => Ok(true),
+                flushed = self.flush(stall) => flushed.map(|()| false),
+            }
+        })
+    }
+
     /// Writes what is left. Dropping the future loses nothing.
     async fn flush(&self, stall: Duration) -> io::Result<()> {
         while !self.write_rest()? {
@@ -239,33 +256,35 @@ pub fn run<H: Send>(socket: TcpStream, taken: Taken, pace: Pace, held: H) -> imp
 async fn write(client: &Client, stream: &mut Stream, cut: &mut Cut, pace: &Pace) -> io::Result<End> {
     let mut beat = pin!(sleep_until(client.wrote() + pace.heartbeat));
     loop {
-        let piece = tokio::select! {
-            biased;
-            () = &mut *cut => return Ok(End::Cut),
-            piece = stream.next() => match piece {
-                Some(Ok(piece)) => piece,
-                Some(Err(_)) => return Ok(End::Cut),
-                None => return Ok(End::Done),
-            },
-            () = poll_fn(|context| poll_gone(&client.socket, context)) => return Ok(End::Gone),
+        // One for all heartbeats that fall into it: begun anew, a read of the store that takes longer than the pause
+        // between two would never end, and nobody would count for how long there has been none.
+        let mut next = pin!(stream.next());
+        let piece = loop {
+            tokio::select! {
+                biased;
+                () = &mut *cut => return Ok(End::Cut),
+                piece = &mut next => break piece,
+                () = poll_fn(|context| poll_gone(&client.socket, context)) => return Ok(End::Gone),
+                () = &mut beat => {}
+            }
             // Counted from the last write: entries that the filter drops must not put the heartbeat off.
-            () = &mut beat => {
-                let due = client.wrote() + pace.heartbeat;
-                if due > Instant::now() {
-                    beat.as_mut().reset(due);
-                    continue;
-                }
-                beat.as_mut().reset(Instant::now() + pace.heartbeat);
-                stream.heartbeat()
+            let due = client.wrote() + pace.heartbeat;
+            if due > Instant::now() {
+                beat.as_mut().reset(due);
+                continue;
+            }
+            beat.as_mut().reset(Instant::now() + pace.heartbeat);
+            if !client.write(client.view.heartbeat()) && client.flush_unless(cut, pace.stall).await? {
+                return Ok(End::Cut);
             }
         };
-        if !client.write(piece) {
-            // In a box: it is rare, and every client that waits would keep room for its timer.
-            let flushed = Box::pin(client.flush(pace.stall));
-            tokio::select! {
-                () = &mut *cut => return Ok(End::Cut),
-                flushed = flushed => flushed?,
-            }
+        let piece = match piece {
+            Some(Ok(piece)) => piece,
+            Some(Err(_)) => return Ok(End::Cut),
+            None => return Ok(End::Done),
+        };
+        if !client.write(piece) && client.flush_unless(cut, pace.stall).await? {
+            return Ok(End::Cut);
         }
     }
 }
@@ -292,12 +311,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::{Hub, Start},
+        hub::{
+            Hub, Start,
+            scripted::{Script, Scripted},
+        },
         id::Lane,
-        rules::Limits,
         sse::{Filter, Format},
-        store::{Retention, memory::MemoryStore},
-        writer::Writers,
     };
 
     async fn sockets() -> (TcpStream, TcpStream) {
@@ -306,20 +325,70 @@ mod tests {
         (listener.accept().await.unwrap().0, peer)
     }
 
-    /// What an idle client takes is mostly this. On 64 bits it was 1.5 KB, with no more to keep.
-    #[tokio::test]
-    async fn a_client_that_waits_is_small() {
-        let store = Arc::new(MemoryStore::new(Retention::default()));
-        let hub = Hub::new(store.clone(), Writers::new(store, Limits::default()));
-        let follower = hub.follow(&"s".parse().unwrap(), Lane::Events, Start::Now).await.unwrap();
-        let stream = Stream::open(follower, Filter::default(), Format::Event, true, false).await.unwrap().unwrap();
+    /// A stream of this hub's session, on its way to a peer.
+    async fn streaming(
+        hub: &Arc<Hub>,
+        start: Start,
+        heartbeat: Duration,
+    ) -> (impl Future<Output = ()> + Send + use<>, TcpStream) {
+        let follower = hub.follow(&"s".parse().unwrap(), Lane::Events, start).await.unwrap();
+        let stream = Stream::open(follower, Filter::default(), Format::Event, start == Start::Now, false)
+            .await
+            .unwrap()
+            .unwrap();
         let streaming = Streaming { stream, cut: Box::pin(std::future::pending()) };
         let asked = Asked { version: Version::HTTP_11, wants_body: true };
         let taken = Taken::new(&asked, &Response::new(()).into_parts().0, streaming);
-        let pace = Pace { heartbeat: Duration::from_secs(9), stall: Duration::from_secs(9) };
-        let (socket, _peer) = sockets().await;
-        let size = size_of_val(&run(socket, taken, pace, ()));
+        let pace = Pace { heartbeat, stall: Duration::from_secs(60) };
+        let (socket, peer) = sockets().await;
+        (run(socket, taken, pace, ()), peer)
+    }
+
+    /// What an idle client takes is mostly this. On 64 bits it was 1.5 KB, with no more to keep.
+    #[tokio::test]
+    async fn a_client_that_waits_is_small() {
+        let (_store, hub) = Scripted::new();
+        let (run, _peer) = streaming(&hub, Start::Now, Duration::from_secs(9)).await;
+        let size = size_of_val(&run);
         assert!(size <= 640, "{size} bytes");
+    }
+
+    /// More than a ring and the first page hold.
+    fn history(script: &mut Script) {
+        script.append(5, 600, 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_put_no_end_off_that_is_due_for_want_of_a_store() {
+        let (store, hub) = Scripted::new();
+        store.set(history);
+        let (run, mut peer) = streaming(&hub, Start::Beginning, Duration::from_secs(15)).await;
+        store.set(|script| script.is_away = true);
+        timeout(Duration::from_secs(45), run).await.expect("a stream that is given up");
+        let mut come = Vec::new();
+        let cut = peer.read_to_end(&mut come).await.expect_err("no end");
+        assert_eq!(cut.kind(), io::ErrorKind::ConnectionReset);
+        assert!(come.ends_with(b":\n\r\n"), "{}", String::from_utf8_lossy(&come));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_may_take_longer_than_the_pause_between_heartbeats() {
+        let (store, hub) = Scripted::new();
+        store.set(history);
+        let (run, mut peer) = streaming(&hub, Start::Beginning, Duration::from_secs(1)).await;
+        store.set(|script| script.takes = Duration::from_secs(5));
+        let running = tokio::spawn(run);
+        let mut come = Vec::new();
+        let all = async {
+            while !String::from_utf8_lossy(&come).contains("caught-up") {
+                assert_ne!(peer.read_buf(&mut come).await.unwrap(), 0);
+            }
+        };
+        timeout(Duration::from_secs(600), all).await.expect("all in time");
+        running.abort();
+        let come = String::from_utf8_lossy(&come);
+        assert_eq!(come.matches("\nid: ").count(), 600);
+        assert!(come.contains(":\n\r\n"));
     }
 
     #[tokio::test]
