@@ -33,7 +33,7 @@ use tokio::{
 };
 use tower_service::Service as _;
 
-use super::{auth::hide_token, observe::Observed};
+use super::{auth::hide_token, observe::Observed, socket::reset_at_end};
 
 /// Bytes of a request, head and body: what one read takes.
 const REQUEST: usize = 4096;
@@ -123,7 +123,10 @@ async fn write_all(socket: &TcpStream, mut bytes: &[u8], stall: Duration) -> io:
         match socket.try_write(bytes) {
             Ok(sent) => bytes = &bytes[sent..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let stalled = |_| io::Error::from(io::ErrorKind::TimedOut);
+                let stalled = |_| {
+                    reset_at_end(socket);
+                    io::Error::from(io::ErrorKind::TimedOut)
+                };
                 timeout(stall, socket.writable()).await.map_err(stalled)??;
             }
             Err(error) => return Err(error),
@@ -283,6 +286,20 @@ mod tests {
         for end in 0..WHOLE.len() {
             assert!(parsed(&WHOLE[..end]).is_none(), "{end} bytes");
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_of_its_answer_is_cut_not_closed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        // More than all buffers on the way hold.
+        let answer = vec![b'x'; 64 << 20];
+        let written = write_all(&socket, &answer, Duration::from_millis(100)).await;
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(socket);
+        let cut = tokio::io::copy(&mut peer, &mut tokio::io::sink()).await;
+        assert_eq!(cut.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
     proptest! {

@@ -20,6 +20,13 @@ use tokio::{
 
 use super::{head::Head, no_request::explained};
 
+/// Has a connection reset when it is dropped: nobody takes that for the end of what was sent, and the kernel lets go of what
+/// has not been. Closed as usual, it would be kept with some megabytes for as long as a peer that takes nothing says that it
+/// is there.
+pub fn reset_at_end(tcp: &TcpStream) {
+    let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+}
+
 /// Whether the last write has not gone out whole: then hyper still holds bytes.
 pub type Blocked = Arc<AtomicBool>;
 
@@ -61,6 +68,7 @@ impl Socket {
                 self.blocked.store(true, Relaxed);
                 let stall = self.stall;
                 ready!(self.stalled.get_or_insert_with(|| Box::pin(sleep(stall))).as_mut().poll(context));
+                reset_at_end(&self.tcp);
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
         }

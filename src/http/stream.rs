@@ -24,6 +24,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+use super::socket::reset_at_end;
 use crate::{
     hub::{Item, Outlet},
     metrics::METRICS,
@@ -135,7 +136,7 @@ enum End {
     Done,
     /// The client is gone.
     Gone,
-    /// The client must not take it for the end.
+    /// The client must not take it for the end, or has taken nothing for too long.
     Cut,
 }
 
@@ -240,15 +241,18 @@ pub fn run<H: Send>(socket: TcpStream, taken: Taken, pace: Pace, held: H) -> imp
         let _held = held;
         let end = match write(&client, &mut stream, &mut cut, &pace).await {
             Ok(end) => end,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                METRICS.slow_cuts.add(1);
+                End::Cut
+            }
             Err(error) => {
-                METRICS.slow_cuts.add(u64::from(error.kind() == io::ErrorKind::TimedOut));
                 tracing::trace!(%error, "a stream's client is gone");
                 End::Gone
             }
         };
         if let End::Cut = end {
             // Chunked, the missing last chunk shows it; a reset shows it to everyone.
-            let _ = socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO));
+            reset_at_end(&client.socket);
         }
     }
 }

@@ -8,7 +8,10 @@ use crate::{
     store_contract::Backend,
     support::{
         eventually,
-        gateway::{Gateway, Session, on_both_stores},
+        gateway::{Gateway, Session, Socket, on_both_stores},
+        process::Replica,
+        redis::RedisServer,
+        unique,
     },
 };
 
@@ -52,4 +55,36 @@ async fn a_client_that_takes_nothing_is_cut(backend: Backend) {
         stalled.try_send("x").await.is_err().then_some(())
     })
     .await;
+}
+
+/// Nobody takes it for the end, and nothing stays in the kernel for a peer that is there but takes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_a_client_takes_nothing_of_is_cut_in_the_middle() {
+    let redis = RedisServer::shared().url();
+    let arguments = ["--redis-url", &redis, "--redis-prefix", &unique("slow"), "--stall-timeout", "300ms"];
+    let replica = Replica::start_with(&arguments);
+    let session = Session::at(replica.url(), "s");
+    fill(&session).await;
+    let ask = async |version, accept| {
+        let mut socket = Socket::connect(replica.addr()).await;
+        let limit = if accept == "application/json" { "?limit=1000" } else { "" };
+        let path = format!("/v1/sessions/s/events{limit}");
+        socket.send(format!("GET {path} HTTP/{version}\r\nhost: localhost\r\naccept: {accept}\r\n\r\n")).await;
+        socket
+    };
+    let mut stalled = [
+        ask("1.1", "text/event-stream").await,
+        // Without chunks, only the connection's end can tell.
+        ask("1.0", "text/event-stream").await,
+        ask("1.1", "application/json").await,
+        ask("1.0", "application/json").await,
+    ];
+    eventually("all are cut", async || {
+        let metrics = session.http.get(format!("{}/metrics", replica.url())).send().await.ok()?.text().await.ok()?;
+        metrics.contains(&format!("moorline_slow_client_cuts_total {}", stalled.len())).then_some(())
+    })
+    .await;
+    for socket in &mut stalled {
+        socket.cut().await;
+    }
 }

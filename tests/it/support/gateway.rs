@@ -457,6 +457,18 @@ impl Socket {
         text.split(' ').nth(1).and_then(|status| status.parse().ok())
     }
 
+    /// Reads on until the connection breaks; an end that looks like success is none.
+    pub async fn cut(&mut self) {
+        loop {
+            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.read));
+            match read.await.unwrap_or_else(|_| panic!("nothing comes for {PATIENCE:?}")) {
+                Ok(0) => panic!("a clean end"),
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     /// All that comes until the connection ends.
     pub async fn rest(&mut self) -> String {
         while self.fill().await {}
