@@ -36,6 +36,9 @@ const PACE: Duration = Duration::from_millis(10);
 const PART: u32 = 10;
 /// How far they may be ahead of it.
 const AHEAD: Duration = Duration::from_millis(50);
+/// How far they are ever taken to be ahead: what a long broadcast took, or a pause of the whole process while a crowd was
+/// served, is forgotten so soon after it.
+const DEBT: Duration = Duration::from_secs(1);
 
 /// Where entries go while their follower waits.
 pub trait Outlet: Send + Sync {
@@ -207,8 +210,8 @@ impl Budget {
     }
 
     fn spend(&self, time: Duration) {
-        let mut paid = lock(&self.paid);
-        *paid = (*paid).max(std::time::Instant::now()) + time * PART / self.cores;
+        let (mut paid, now) = (lock(&self.paid), std::time::Instant::now());
+        *paid = ((*paid).max(now) + time * PART / self.cores).min(now + DEBT);
     }
 
     fn is_spent(&self) -> bool {
@@ -438,7 +441,7 @@ mod tests {
         for (crowd, busy) in [(3, true), (3, false), (1, true)] {
             let together = crowd > 1 && busy;
             let world = World::new();
-            world.hub.budget.spend(if busy { Duration::from_secs(3600) } else { Duration::ZERO });
+            let spend = || world.hub.budget.spend(if busy { Duration::from_secs(3600) } else { Duration::ZERO });
             world.append().await;
             let inboxes: Vec<Arc<Inbox>> = (0..crowd).map(|_| Default::default()).collect();
             let mut followers = Vec::new();
@@ -460,6 +463,7 @@ mod tests {
             for inbox in &inboxes {
                 assert_eq!(taken(inbox).await, 1);
             }
+            spend();
             for _ in 0..4 {
                 world.append().await;
             }
@@ -472,6 +476,16 @@ mod tests {
                 assert!(!together || inbox.takes.load(SeqCst) == 2);
             }
         }
+    }
+
+    #[test]
+    fn what_a_crowd_took_is_soon_forgotten() {
+        let budget = Budget::new();
+        for _ in 0..3 {
+            budget.spend(Duration::from_secs(3600));
+        }
+        assert!(budget.is_spent());
+        assert!(*lock(&budget.paid) <= std::time::Instant::now() + DEBT);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
