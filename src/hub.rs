@@ -50,10 +50,6 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Pauses between attempts to read from a store that does not answer.
 const RETRY_MIN: Duration = Duration::from_millis(25);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// Entries that a new ring begins with: a crowd of clients that resume finds its cursors there, after one read.
-const PRIME: usize = 128;
-/// Entries that a repair reads at most; with more missing, the ring begins anew at the end of the log.
-const REPAIR: usize = 512;
 
 /// The live sessions of a replica.
 pub struct Hub {
@@ -289,10 +285,7 @@ async fn mend(live: Weak<Live>, lane: Lane) {
     let (mut pause, mut failing) = (RETRY_MIN, None);
     loop {
         let Some(live) = live.upgrade() else { return };
-        let (from, limit) = match lock(&live.feed(lane).ring).reading() {
-            Some(tail) => (From::After(tail), REPAIR),
-            None => (From::Latest, PRIME),
-        };
+        let (from, limit) = lock(&live.feed(lane).ring).reading();
         match live.store.read(&live.session, lane, from, limit).await {
             Ok(page) => {
                 METRICS.repairs.add(u64::from(from != From::Latest));

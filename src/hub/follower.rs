@@ -15,7 +15,7 @@ use crate::{
     store::{Entry, From, Lost, Page, StoreError},
 };
 
-/// The first page is small: its entries may be large.
+/// The first page is small: its entries may be larger than those that the ring has.
 const PAGE_FIRST: usize = 64;
 const PAGE_MIN: usize = 4;
 const PAGE_MAX: usize = 2_000;
@@ -82,6 +82,7 @@ pub struct Follower {
     waiter: Option<Arc<Waiter>>,
     /// To be said before anything else.
     pending: Option<Update>,
+    /// Entries of the next page, once there has been one.
     page: u32,
 }
 
@@ -107,7 +108,7 @@ impl Follower {
             outlet: None,
             waiter: None,
             pending: None,
-            page: PAGE_FIRST as u32,
+            page: 0,
         };
         (follower.epoch, follower.reads) = follower.ring(|ring| (ring.epoch(), ring.reads()));
         match start {
@@ -295,8 +296,12 @@ impl Follower {
 
     async fn read_patiently(&self, from: From) -> Result<Page, StoreError> {
         let (since, mut pause) = (Instant::now(), RETRY_MIN);
+        let limit = match self.page {
+            0 => self.ring(|ring| ring.limit(PAGE_BYTES, PAGE_FIRST)),
+            page => page as usize,
+        };
         loop {
-            match self.read(from, self.page as usize).await {
+            match self.read(from, limit).await {
                 Ok(page) => return Ok(page),
                 Err(error) if !self.begun || since.elapsed() > GIVE_UP => return Err(error),
                 Err(_) => tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await,
@@ -319,7 +324,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::hub::{Hub, scripted::Scripted};
+    use crate::hub::{Hub, ring::BLIND, scripted::Scripted};
 
     fn id(ms: u64, n: u64) -> EntryId {
         EntryId { ms, n }
@@ -382,5 +387,49 @@ mod tests {
         store.push(100..=100);
         assert!(matches!(next(&mut ahead).await, Some(Update::CaughtUp(_))));
         assert_eq!(store.set(|script| script.reads.len()), reads);
+    }
+
+    /// Follows until the live entries have come up to this number.
+    async fn come(follower: &mut Follower, n: u64) {
+        while follower.cursor.n < n || !follower.caught_up {
+            next(follower).await.expect("an update");
+        }
+    }
+
+    /// How many entries each read asked for.
+    fn reads(store: &Scripted) -> Vec<usize> {
+        store.set(|script| std::mem::take(&mut script.reads)).iter().map(|(_, limit)| *limit).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_entries_are_read_many_at_a_time() {
+        let (store, hub) = Scripted::new();
+        store.set(|script| script.append(5, 200, 100));
+        let mut follower = follow(&hub, Start::After(id(5, 100))).await;
+        come(&mut follower, 200).await;
+        // The ring: its first read tells how large they are.
+        assert_eq!(reads(&store), [16, 128]);
+        store.set(|script| script.append(6, 512, 100));
+        store.doubt();
+        let mut entries = 0;
+        while entries < 512 {
+            entries += numbers(next(&mut follower).await).len();
+        }
+        // The repair, and the follower's page of what the ring has no room for.
+        assert_eq!(reads(&store).first(), Some(&512));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_read_brings_many_large_entries() {
+        let (store, hub) = Scripted::new();
+        store.set(|script| script.append(5, 60, 100 * 1024));
+        let mut follower = follow(&hub, Start::Beginning).await;
+        come(&mut follower, 60).await;
+        store.set(|script| script.append(6, 60, 100 * 1024));
+        store.doubt();
+        come(&mut follower, 120).await;
+        let reads = reads(&store);
+        assert_eq!(reads[0], BLIND);
+        assert!(reads[1..].iter().all(|limit| *limit <= 5), "{reads:?}");
     }
 }

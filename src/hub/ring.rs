@@ -18,6 +18,15 @@ use crate::{
 const ENTRIES_MAX: usize = 256;
 /// Bytes of payload that a ring holds at most (but it always holds one entry).
 const BYTES_MAX: usize = 256 * 1024;
+/// Entries that a new ring begins with at most: a crowd of clients that resume finds its cursors there.
+const PRIME: usize = 128;
+/// Entries that one read of a repair brings at most, and bytes of payload that it should.
+const REPAIR: usize = 512;
+const REPAIR_BYTES: usize = 512 * 1024;
+/// Entries of a read, however large.
+const READ_MIN: usize = 4;
+/// Entries of a read where it is not known how large they are. Each may be as large as an event can, 256 KiB.
+pub(super) const BLIND: usize = 16;
 /// Pushes that wait while a repair reads. With more, the repair reads again instead.
 const HELD_MAX: usize = 256;
 /// A ring of which nothing was heard for so long is compared with the log before a new follower goes by it: a log that has
@@ -48,6 +57,8 @@ pub enum Taken {
 pub struct Ring {
     entries: VecDeque<Arc<Item>>,
     bytes: usize,
+    /// How large entries are, if that is known though there are none here.
+    size: Option<usize>,
     /// The newest entry known; `entries` end with it, unless the log is empty.
     tail: EntryId,
     state: State,
@@ -193,20 +204,27 @@ impl Ring {
 
     fn clear(&mut self) {
         self.entries.clear();
-        self.bytes = 0;
+        (self.bytes, self.size) = (0, None);
         self.tail = EntryId::ZERO;
         self.closed = false;
     }
 
-    /// A repair begins to read: on from this entry or, if `None`, at the end of the log.
-    pub fn reading(&mut self) -> Option<EntryId> {
-        match &mut self.state {
-            State::Repairing { anchored, again, .. } => {
-                *again = false;
-                anchored.then_some(self.tail)
-            }
-            _ => Some(self.tail),
+    /// A repair begins to read: from here, so many entries.
+    pub fn reading(&mut self) -> (From, usize) {
+        let mut anchored = true;
+        if let State::Repairing { anchored: known, again, .. } = &mut self.state {
+            *again = false;
+            anchored = *known;
         }
+        match anchored {
+            true => (From::After(self.tail), self.limit(REPAIR_BYTES, REPAIR)),
+            false => (From::Latest, self.limit(BYTES_MAX, PRIME)),
+        }
+    }
+
+    /// How many entries to read where so many bytes of them are wanted, but no more than `most` entries.
+    pub fn limit(&self, bytes: usize, most: usize) -> usize {
+        limit(self.bytes.checked_div(self.entries.len()).or(self.size), bytes, most)
     }
 
     /// A repair has read this page. `false`: it must read again.
@@ -221,10 +239,17 @@ impl Ring {
         }
         let held = std::mem::take(held);
         let replaced = was_anchored && page.lost.is_some();
-        // With too much missing the ring begins anew at the end; followers that are behind will page. Where it then ends
-        // may be before where it ended: the log may be put back meanwhile. So all ask, also those that are not behind.
-        if replaced || (was_anchored && !page.up_to_date(from)) {
+        let bytes: usize = page.entries.iter().map(|entry| entry.payload.len()).sum();
+        let (read, first) = (page.entries.len(), page.entries.first().map(|entry| entry.id));
+        let size = bytes.checked_div(read);
+        let missing = page.extent.last.n.saturating_sub(page.next(from).n);
+        let another = if read > 0 { limit(size, REPAIR_BYTES, REPAIR) } else { 0 };
+        // With more missing than another read brings, the ring begins anew at the end; followers that are behind will page.
+        // Where it then ends may be before where it ended: the log may be put back meanwhile. So all ask, also those that
+        // are not behind.
+        if replaced || (was_anchored && missing > another as u64) {
             self.clear();
+            self.size = size;
             self.epoch += 1;
             self.state = State::Repairing { anchored: false, held, again: false };
             return false;
@@ -238,6 +263,16 @@ impl Ring {
             self.append(entry.id, &entry.payload);
         }
         self.closed = page.closed;
+        // A repair goes on where there is more; a new ring reads again if it has room for twice as much, now that it is known
+        // how large entries are.
+        let more = match was_anchored {
+            true => missing > 0,
+            false => read > 0 && first != page.extent.first && limit(size, BYTES_MAX, PRIME) >= 2 * read,
+        };
+        if more {
+            self.state = State::Repairing { anchored: was_anchored, held, again: false };
+            return false;
+        }
         let applied = held.into_iter().all(|(first, payloads)| self.apply(first, payloads));
         let whole = applied && !stale;
         self.state =
@@ -319,6 +354,11 @@ impl Ring {
     }
 }
 
+/// How many entries of this size have so many bytes.
+fn limit(size: Option<usize>, bytes: usize, most: usize) -> usize {
+    size.map_or(BLIND, |size| (bytes / size.max(1)).clamp(READ_MIN, most))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,6 +436,22 @@ mod tests {
     }
 
     #[test]
+    fn a_repair_goes_on_where_more_is_missing_than_it_dared_to_read() {
+        let mut ring = whole(&[]);
+        assert_eq!(ring.doubt(), Repair::Start);
+        assert_eq!(ring.reading(), (From::After(EntryId::ZERO), BLIND));
+        let log: Vec<_> = (1..=400).map(|n| (5, n)).collect();
+        let extent = page(&log).extent;
+        assert!(!ring.mended(From::After(EntryId::ZERO), Page { extent, ..page(&log[..BLIND]) }));
+        // There is something for those that wait already.
+        assert_eq!(taken(&ring, EntryId::ZERO).len(), BLIND);
+        assert_eq!(ring.reading(), (From::After(id(5, BLIND as u64)), REPAIR));
+        assert_eq!(push(&mut ring, 6, 401), Repair::No);
+        assert!(ring.mended(From::After(id(5, BLIND as u64)), page(&log[BLIND..])));
+        assert_eq!((taken(&ring, id(5, 399)), ring.epoch()), (vec![400, 401], 0));
+    }
+
+    #[test]
     fn an_old_push_is_dropped() {
         let mut ring = whole(&[(4, 1), (5, 2)]);
         assert_eq!(push(&mut ring, 4, 1), Repair::No);
@@ -406,10 +462,10 @@ mod tests {
     fn a_doubt_during_a_repair_makes_it_read_again() {
         let mut ring = whole(&[(4, 1)]);
         assert_eq!(ring.doubt(), Repair::Start);
-        assert_eq!(ring.reading(), Some(id(4, 1)));
+        assert_eq!(ring.reading().0, From::After(id(4, 1)));
         assert_eq!(ring.doubt(), Repair::No);
         assert!(!ring.mended(From::After(id(4, 1)), page(&[(5, 2)])));
-        assert_eq!(ring.reading(), Some(id(5, 2)));
+        assert_eq!(ring.reading().0, From::After(id(5, 2)));
         assert!(ring.mended(From::After(id(5, 2)), page(&[(5, 2)])));
     }
 
@@ -417,10 +473,10 @@ mod tests {
     fn a_deletion_during_a_repair_is_not_overwritten_by_what_was_read_before_it() {
         let mut ring = whole(&[(4, 1)]);
         assert_eq!(ring.doubt(), Repair::Start);
-        assert_eq!(ring.reading(), Some(id(4, 1)));
+        assert_eq!(ring.reading().0, From::After(id(4, 1)));
         assert_eq!(ring.replaced(), Repair::No);
         assert!(!ring.mended(From::After(id(4, 1)), page(&[(5, 2)])));
-        assert_eq!(ring.reading(), None);
+        assert_eq!(ring.reading().0, From::Latest);
         assert!(ring.mended(From::Latest, page(&[])));
         assert!(matches!(ring.take(id(4, 1), true, 0, 100), Taken::Ask));
     }
