@@ -56,7 +56,7 @@ use http::{Server, Shared};
 use store::{
     Store, StoreError,
     memory::MemoryStore,
-    redis::{RedisConfig, start},
+    redis::{BadTls, RedisConfig, start},
 };
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -83,6 +83,9 @@ pub enum StartError {
          TLS, or unix:///PATH; what is special in a password has to be %-encoded"
     )]
     RedisUrl,
+    /// The files for TLS with Redis can't be used.
+    #[error(transparent)]
+    RedisTls(#[from] BadTls),
     /// The store can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -91,7 +94,7 @@ pub enum StartError {
 impl StartError {
     /// Something was asked for that no gateway can do, here or elsewhere.
     pub fn is_usage(&self) -> bool {
-        matches!(self, StartError::Cors(_) | StartError::RedisUrl)
+        matches!(self, StartError::Cors(_) | StartError::RedisUrl | StartError::RedisTls(BadTls::NoTls(_)))
     }
 }
 
@@ -99,11 +102,12 @@ impl StartError {
 pub async fn serve(config: &Config) -> Result<Server, StartError> {
     let auth = config.auth.clone().map(auth::Verifier::open).transpose()?;
     let cors = config.cors.as_ref().map(http::cors).transpose()?;
+    if config.redis_url.as_ref().is_some_and(|url| !store::redis::is_url(url)) {
+        return Err(StartError::RedisUrl);
+    }
+    store::redis::check_tls(&config.redis_tls, config.redis_url.as_deref())?;
     let store: Arc<dyn Store> = match &config.redis_url {
         Some(url) => {
-            if !store::redis::is_url(url) {
-                return Err(StartError::RedisUrl);
-            }
             let redis = RedisConfig {
                 tls: config.redis_tls.clone(),
                 prefix: config.redis_prefix.clone(),

@@ -25,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, Value};
 
 use link::Link;
 use pages::Pages;
@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 use wire::Wires;
 
 pub use script::Durability;
-pub use tls::Tls;
+pub use tls::{BadTls, Tls};
 
 use super::{Commit, From, Outcome, Page, Part, ProducerState, Retention, Stat, Store, StoreError, Subscription, Tail};
 use crate::{
@@ -83,6 +83,12 @@ pub fn is_url(url: &str) -> bool {
     url.into_connection_info().is_ok()
 }
 
+/// Whether the files for TLS can be used, and there is a Redis to use them for.
+pub fn check_tls(tls: &Tls, url: Option<&str>) -> Result<(), BadTls> {
+    let info = url.and_then(|url| url.into_connection_info().ok());
+    tls.check(info.is_some_and(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. })))
+}
+
 /// Sessions in Redis.
 pub struct RedisStore {
     keys: Keys,
@@ -128,13 +134,12 @@ impl RedisStore {
     /// Connects. Fails if Redis is not there now or does not let us in; later losses are repaired in the background.
     pub async fn connect(config: RedisConfig) -> Result<Self, StoreError> {
         let fault = |e: RedisError| StoreError::Fault(e.to_string());
-        // rediss:// needs a process-wide TLS provider; a second installation is refused and harmless.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        tls::provide();
         let info = config.url.as_str().into_connection_info().map_err(fault)?;
         // Off by default in redis-rs 1.x: Nagle's algorithm would hold small commits back.
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let info = info.set_tcp_settings(tcp);
-        let client = match config.tls.read()? {
+        let client = match config.tls.read().map_err(|bad| StoreError::Fault(bad.to_string()))? {
             Some(certificates) => Client::build_with_tls(info, certificates).map_err(fault)?,
             None => Client::open(info).map_err(fault)?,
         };

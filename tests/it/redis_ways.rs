@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use crate::{
     store_contract::Backend,
     support::{
-        eventually,
-        gateway::{Gateway, answer},
+        PATIENCE, eventually,
+        gateway::{Gateway, NEVER, answer},
         process::Replica,
         redis::RedisServer,
         unique,
@@ -71,7 +71,12 @@ impl Authority {
 
     /// Makes `<name>.crt` and `<name>.key`.
     fn sign(&self, name: &str) {
-        std::fs::write(self.path("names"), "subjectAltName=IP:127.0.0.1,DNS:localhost").expect("written");
+        self.sign_for(name, "IP:127.0.0.1,DNS:localhost");
+    }
+
+    /// The same, for hosts of these names.
+    fn sign_for(&self, name: &str, names: &str) {
+        std::fs::write(self.path("names"), format!("subjectAltName={names}")).expect("written");
         let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
         self.openssl(&[
             &["req", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"],
@@ -111,15 +116,69 @@ async fn redis_is_reached_over_tls_if_its_certificate_is_good() {
     let trusting = gateway(url.clone(), |config| config.redis_tls.ca = Some(authority.path("ca.crt"))).await;
     works(&trusting).await;
 
-    // Signed by somebody else.
+    // Signed by somebody else, or for another name. No waiting mends that.
     let other = Authority::new();
-    for ca in [None, Some(other.path("ca.crt"))] {
-        let mut config = Config { redis_url: Some(url.clone()), redis_wait: Duration::ZERO, ..Config::default() };
+    let elsewhere = Authority::new();
+    elsewhere.sign_for("redis", "DNS:elsewhere");
+    let (_redis, named_otherwise) = with_tls(&elsewhere, false);
+    for (url, ca) in
+        [(&url, None), (&url, Some(other.path("ca.crt"))), (&named_otherwise, Some(elsewhere.path("ca.crt")))]
+    {
+        let mut config = Config { redis_url: Some(url.clone()), redis_wait: NEVER, ..Config::default() };
         config.listen.set_port(0);
         config.redis_tls.ca = ca;
-        let error = moorline::serve(&config).await.err().expect("no gateway").to_string();
-        assert!(error.contains("certificate"), "{error}");
+        let start = tokio::time::timeout(PATIENCE, moorline::serve(&config)).await.expect("an end without waiting");
+        let error = start.err().expect("no gateway").to_string();
+        assert!(error.contains("certificate") && error.contains("look at --redis-ca"), "{error}");
     }
+}
+
+/// What a gateway says that does not come up.
+async fn refused(url: &str, arguments: &[&str]) -> String {
+    let arguments: Vec<String> =
+        ["--redis-url", url].iter().chain(arguments).map(|argument| (*argument).to_owned()).collect();
+    let started = tokio::task::spawn_blocking(move || {
+        Replica::try_start(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    });
+    started.await.expect("no panic").err().expect("no gateway")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_for_tls_that_is_none_is_named() {
+    let authority = Authority::new();
+    authority.sign("gateway");
+    authority.sign("other");
+    std::fs::write(authority.path("empty"), "").expect("written");
+    let file = |name: &str| authority.path(name).to_string_lossy().into_owned();
+    let (crt, key) = (file("gateway.crt"), file("gateway.key"));
+    for (arguments, flag, path) in [
+        (vec!["--redis-ca", "/nowhere"], "--redis-ca", "/nowhere"),
+        (vec!["--redis-ca", &file("empty")], "--redis-ca", &file("empty")),
+        (vec!["--redis-ca", &key], "--redis-ca", &key),
+        (vec!["--redis-cert", &file("empty"), "--redis-key", &key], "--redis-cert", &file("empty")),
+        (vec!["--redis-cert", &crt, "--redis-key", &crt], "--redis-key", &crt),
+        (vec!["--redis-cert", &crt, "--redis-key", &file("other.key")], "--redis-key", &file("other.key")),
+    ] {
+        let said = refused("rediss://localhost:1/", &arguments).await;
+        assert!(said.contains(&format!("error: {flag} {path}: ")), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wrong_scheme_and_a_certificate_that_is_missing_are_told() {
+    let authority = Authority::new();
+    authority.sign("redis");
+    let (redis, secured) = with_tls(&authority, true);
+    let ca = authority.path("ca.crt").to_string_lossy().into_owned();
+    let said = refused(&secured, &["--redis-ca", &ca, "--redis-wait", "1h"]).await;
+    assert!(said.contains("look at --redis-cert"), "{said}");
+    let plain = secured.replace("rediss://", "redis://");
+    let said = refused(&plain, &["--redis-wait", "200ms"]).await;
+    // In the line of the first attempt, and in the end.
+    assert_eq!(said.matches("--redis-url begins with rediss://").count(), 2, "{said}");
+    let wrong = redis.url().replace("redis://", "rediss://");
+    let said = refused(&wrong, &["--redis-ca", &ca, "--redis-timeout", "300ms", "--redis-wait", "500ms"]).await;
+    assert_eq!(said.matches("--redis-url begins with redis://").count(), 2, "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

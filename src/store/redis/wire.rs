@@ -114,7 +114,7 @@ pub struct Wires {
 impl Wires {
     pub fn new(info: ConnectionInfo, tls: &Tls, timeout: Duration) -> Result<Self, StoreError> {
         let secured = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
-        let tls = secured.then(|| tls.client()).transpose()?;
+        let tls = secured.then(|| tls.client()).transpose().map_err(|bad| StoreError::Fault(bad.to_string()))?;
         Ok(Wires { info, tls: tls.map(|config: Arc<ClientConfig>| config.into()), timeout })
     }
 
