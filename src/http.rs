@@ -33,6 +33,7 @@ mod observe;
 mod problem;
 mod quota;
 mod runs;
+mod seldom;
 mod server;
 mod sessions;
 mod socket;

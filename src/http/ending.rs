@@ -125,10 +125,15 @@ pub(super) async fn watch_store(gateway: Weak<Shared>, patience: Duration, sprea
                 gateway.ending.store(Phase::Serving);
             }
         } else if heard.elapsed() > patience {
+            if !lost {
+                let patience_ms = patience.as_millis() as u64;
+                tracing::warn!(
+                    patience_ms,
+                    "the store has been away for too long: streams are cut, to resume elsewhere"
+                );
+            }
             // Once in so long, for streams that came in between.
             (heard, lost) = (Instant::now(), true);
-            let patience_ms = patience.as_millis() as u64;
-            tracing::warn!(patience_ms, "the store has been away for too long: streams are cut, to resume elsewhere");
             gateway.ending.store(Phase::Lost { spread });
         }
     }

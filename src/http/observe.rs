@@ -25,7 +25,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 use tracing::Span;
 
-use super::{Gateway, Problem};
+use super::{Gateway, Problem, problem::Cause, seldom::Seldom};
 use crate::{metrics::METRICS, otlp, trace::Traceparent};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -124,7 +124,7 @@ where
         if let Poll::Ready(Ok(answer)) = &mut polled
             && let Some(about) = this.about.take()
         {
-            about.answered(answer.status());
+            about.answered(answer);
             // See `ending.rs`.
             if about.gateway.ending.has_begun() {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -142,22 +142,31 @@ fn panicked() -> Answer {
 }
 
 impl About {
-    fn answered(&self, status: StatusCode) {
+    fn answered(&self, answer: &Answer) {
+        let status = answer.status();
         let class = usize::from(status.as_u16() / 100).clamp(1, 5);
         METRICS.answers[class - 1].add(1);
         self.traced.answered(status.as_u16());
         let (status, took_ms) = (status.as_u16(), self.since.elapsed().as_millis() as u64);
         match status {
             // Not 503: while Redis is away every request gets one. That it is away is logged once in ten seconds (`problem.rs`).
-            500 => tracing::error!(
-                request_id = %self.id,
-                trace_id = self.trace.map(|place| tracing::field::display(TraceId(place.trace))),
-                method = %self.method,
-                path = self.uri.path(),
-                status,
-                took_ms,
-                "failed to serve a request"
-            ),
+            500 => {
+                static LAST: Seldom = Seldom::new();
+                let cause = answer.extensions().get::<Cause>().map(|Cause(cause)| &**cause);
+                // Of a fault of the store others tell the same. A defect is worth a line each time.
+                if cause.is_none() || LAST.now() {
+                    tracing::error!(
+                        cause,
+                        request_id = %self.id,
+                        trace_id = self.trace.map(|place| tracing::field::display(TraceId(place.trace))),
+                        method = %self.method,
+                        path = self.uri.path(),
+                        status,
+                        took_ms,
+                        "failed to serve a request"
+                    );
+                }
+            }
             _ => tracing::debug!(status, took_ms, "answered a request"),
         }
     }

@@ -1,9 +1,6 @@
 //! The one shape of every error answer: `application/problem+json` (RFC 9457) with a stable `code`.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -12,7 +9,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use super::auth::challenge;
+use super::{auth::challenge, seldom::Seldom};
 use crate::{
     event::BadEvent,
     id::{BadName, Name},
@@ -35,16 +32,22 @@ pub struct Problem {
     pub code: &'static str,
     /// What is wrong and what to do, for people.
     pub detail: String,
-    /// More members, each documented with its code.
-    pub members: Map<String, Value>,
+    /// More members, each documented with its code. Boxed: results that may be a problem are passed by value everywhere.
+    pub members: Box<Map<String, Value>>,
     /// Seconds after which to try again, if another time than soon.
     pub retry_after: Option<u16>,
+    /// What happened, where that is for the log and not for the client.
+    pub cause: Option<Arc<str>>,
 }
+
+/// The cause of a problem, on its answer: for the one line that the log gets, with all that is known of the request.
+#[derive(Debug, Clone)]
+pub struct Cause(pub Arc<str>);
 
 impl Problem {
     /// An answer without further members.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Problem { status, code, detail: detail.into(), members: Map::new(), retry_after: None }
+        Problem { status, code, detail: detail.into(), members: Box::default(), retry_after: None, cause: None }
     }
 
     /// 400.
@@ -96,7 +99,7 @@ impl Problem {
             "detail": self.detail,
         });
         if let Value::Object(object) = &mut body {
-            object.extend(self.members.clone());
+            object.extend((*self.members).clone());
         }
         body.to_string()
     }
@@ -118,6 +121,9 @@ impl IntoResponse for Problem {
         }
         if let Some(challenge) = challenge(self.code) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(Cause(cause));
         }
         response
     }
@@ -186,29 +192,11 @@ impl From<StoreError> for Problem {
             }
             // What is wrong inside is for the operator, not for the client.
             StoreError::Fault(_) => {
-                tracing::error!(%error, "the store is at fault");
                 let detail = "the store is at fault; the operator finds the cause in the gateway's log";
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "store_fault", detail)
+                let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "store_fault", detail);
+                Problem { cause: Some(error.to_string().into()), ..problem }
             }
         }
-    }
-}
-
-/// Once in ten seconds: while the store is away, every request would say the same.
-struct Seldom(Mutex<Option<Instant>>);
-
-impl Seldom {
-    const fn new() -> Self {
-        Seldom(Mutex::new(None))
-    }
-
-    fn now(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seldom = last.is_none_or(|last| last.elapsed() > Duration::from_secs(10));
-        if seldom {
-            *last = Some(Instant::now());
-        }
-        seldom
     }
 }
 

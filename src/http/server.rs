@@ -32,6 +32,7 @@ use super::{
     head::Head,
     observe::{Observed, Observing},
     router,
+    seldom::Seldom,
     socket::{Blocked, Socket},
     stream::{self, Asked, Handover, Pace, Taken},
 };
@@ -142,7 +143,10 @@ async fn accept(listener: TcpListener, serves: Serves, gateway: Gateway, mut sto
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
+                static LAST: Seldom = Seldom::new();
+                if LAST.now() {
+                    tracing::warn!(%error, "could not accept a connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -1,8 +1,15 @@
 //! What the log says of requests, and what it must never say.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::support::{eventually, http, process::Replica, redis::RedisServer, unique};
+use crate::support::{
+    eventually, http,
+    process::Replica,
+    redis::{APPEND_ONLY, RedisServer},
+    unique,
+};
 
 fn start(more: &[&str]) -> Replica {
     let (redis, prefix) = (RedisServer::shared().url(), unique("logs"));
@@ -77,4 +84,50 @@ async fn no_payload_and_no_token_is_logged_at_any_level() {
     let log = replica.log();
     let leaks: Vec<&str> = log.lines().filter(|line| line.contains("secret")).collect();
     assert_eq!(leaks, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_the_store_is_one_line_with_all_that_is_known() {
+    let redis = RedisServer::start();
+    let replica = Replica::start_with(&["--redis-url", &redis.url(), "--log-format", "json"]);
+    let events = format!("{}/v1/sessions/s/events", replica.url());
+    let append = async |id: &str| {
+        let request = http().post(&events).header("x-request-id", id).json(&json!({"data": 1}));
+        request.send().await.expect("an answer").status().as_u16()
+    };
+    assert_eq!(append("first").await, 201);
+    redis.cli(&["SET", "moorline:{s}:events", "foreign"]);
+    for id in ["second", "third", "fourth"] {
+        assert_eq!(append(id).await, 500);
+    }
+    let said = eventually("it is said", || async { replica.log().contains("failed to serve").then(|| replica.log()) });
+    let said = said.await;
+    let lines: Vec<Value> = said.lines().filter(|line| line.contains("ERROR")).map(json_of).collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    let line = &lines[0];
+    assert_eq!((&line["request_id"], &line["path"]), (&json!("second"), &json!("/v1/sessions/s/events")), "{line}");
+    assert!(line["cause"].as_str().is_some_and(|cause| cause.contains("the store is at fault: WRONGTYPE")), "{line}");
+}
+
+fn json_of(line: &str) -> Value {
+    serde_json::from_str(line).expect("a line of JSON")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_redis_stays_away_is_said_once_an_outage() {
+    let redis = RedisServer::start_with(&APPEND_ONLY);
+    let replica = Replica::start_with(&["--redis-url", &redis.url(), "--redis-patience", "300ms"]);
+    let count = || replica.log().matches("away for too long").count();
+    for outage in 1..=2 {
+        redis.kill9();
+        eventually("it is said", || async { (count() == outage).then_some(()) }).await;
+        // Three times its patience.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(count(), outage, "{}", replica.log());
+        redis.restart();
+        let ready = async || http().get(format!("{}/readyz", replica.url())).send().await.expect("an answer").status();
+        eventually("it is ready", || async { (ready().await == 200).then_some(()) }).await;
+        // It asks again once in its patience.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }

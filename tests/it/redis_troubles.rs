@@ -105,6 +105,26 @@ async fn redis_is_full() {
     goes_through(redis.url(), begin, async || drop(redis.cli(&["CONFIG", "SET", "maxmemory", "0"]))).await;
 }
 
+/// All replicas would be out at once, and reading with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_takes_no_writes_leaves_the_gateway_ready() {
+    for (begin, end) in [
+        (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]),
+        (["CONFIG", "SET", "min-replicas-to-write", "1"], ["CONFIG", "SET", "min-replicas-to-write", "0"]),
+    ] {
+        let redis = RedisServer::start();
+        let gateway = gateway(redis.url()).await;
+        let session = gateway.session();
+        append(&session, 1).await.is(201);
+        redis.cli(&begin);
+        is_unavailable(append(&session, 2).await);
+        let ready = session.http.get(gateway.url("/readyz")).send().await.expect("an answer");
+        assert_eq!((ready.status().as_u16(), session.data().await), (200, vec![json!(1)]), "{begin:?}");
+        redis.cli(&end);
+        append(&session, 3).await.is(201);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_takes_away_the_right_to_write() {
     let redis = RedisServer::start();
