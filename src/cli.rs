@@ -13,9 +13,9 @@ mod sessions;
 mod tail;
 mod token;
 
-use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
+use std::{future::Future, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
 use serde_json::Value;
 
 use crate::{
@@ -84,7 +84,7 @@ struct Gateway {
 impl Gateway {
     /// The token as it is now, for what does not outlive one.
     fn token_now(&self) -> Result<Option<String>, String> {
-        match self.token_file.as_ref().filter(|path| !path.as_os_str().is_empty()) {
+        match &self.token_file {
             Some(path) => match std::fs::read_to_string(path) {
                 Ok(token) => Ok(Some(token.trim().to_owned())),
                 Err(error) => Err(format!("{}: {error}", path.display())),
@@ -94,7 +94,7 @@ impl Gateway {
     }
 
     fn client(&self) -> Result<Client, Error> {
-        match self.token_file.as_ref().filter(|path| !path.as_os_str().is_empty()) {
+        match &self.token_file {
             Some(path) => Client::bearing(&self.url, Some(Token::file(path))),
             None => Client::new(&self.url, self.token.clone().filter(|token| !token.is_empty())),
         }
@@ -129,7 +129,7 @@ enum Failure {
 
 /// The program: reads the arguments, runs the subcommand, gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = arguments();
     // A load shares the machine with what it loads: one thread wakes and switches less often than several.
     let mut builder = match cli.action {
         Action::Bench(_) => tokio::runtime::Builder::new_current_thread(),
@@ -166,6 +166,21 @@ pub fn main() -> ExitCode {
     // A read of stdin that waits for the terminal can't be cancelled; waiting for it would hold up the exit.
     runtime.shutdown_background();
     code
+}
+
+fn arguments() -> Cli {
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Cli::command()).exit())
+}
+
+/// A variable of the environment that is set but empty is none, as `NAME: ${NAME:-}` in a file for Docker Compose means it. clap
+/// would take it for a value.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let filled = |arg: Arg| match arg.get_env().and_then(std::env::var_os) {
+        Some(value) if value.is_empty() => arg.env(Resettable::Reset),
+        _ => arg,
+    };
+    command.mut_args(filled).mut_subcommands(without_empty_variables)
 }
 
 fn report(result: Result<Ending, Failure>) -> ExitCode {
@@ -262,6 +277,11 @@ fn gateway_url(text: &str) -> Result<String, String> {
     crate::client::check_address(text).map(|()| text.to_owned())
 }
 
+/// Where to listen.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it takes an IP address and a port, as 127.0.0.1:4770 or 0.0.0.0:4770".to_owned())
+}
+
 /// A time that must not be none: what has so little patience ends everything at once.
 fn at_least_100ms(text: &str) -> Result<Duration, String> {
     const LEAST: Duration = Duration::from_millis(100);
@@ -271,7 +291,6 @@ fn at_least_100ms(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {

@@ -272,9 +272,18 @@ impl Client {
 
     /// Whether the gateway can serve: it runs, reaches its store, and is not going down.
     pub async fn ready(&self, patience: Duration) -> Result<(), Error> {
+        self.probe("readyz", patience).await
+    }
+
+    /// Whether the gateway answers at all. To restart one that is without its store, or going down, helps nobody.
+    pub async fn live(&self, patience: Duration) -> Result<(), Error> {
+        self.probe("livez", patience).await
+    }
+
+    async fn probe(&self, path: &str, patience: Duration) -> Result<(), Error> {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().push("readyz");
+            segments.pop_if_empty().push(path);
         }
         self.send(self.http.get(url).timeout(patience)).await.map(drop)
     }

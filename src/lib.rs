@@ -25,6 +25,7 @@
 //! | [`audit`] | whether a streaming endpoint is in the single-connection trap |
 //! | [`cli`] | the `moorline` program |
 //! | `desk` | what the demo's agents reckon; pure |
+//! | `descriptors` | how many sockets there may be |
 //! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
@@ -34,6 +35,7 @@ pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod descriptors;
 mod desk;
 pub mod event;
 pub mod http;

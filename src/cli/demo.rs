@@ -265,6 +265,6 @@ fn parse_wait(text: &str) -> Result<Duration, String> {
 
 /// Nobody has to show a token here, so nobody else may come in.
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
-    let addr: SocketAddr = text.parse().map_err(|_| "it takes the form 127.0.0.1:4770".to_owned())?;
+    let addr = super::address(text)?;
     if addr.ip().is_loopback() { Ok(addr) } else { Err("the demo listens on loopback addresses only".into()) }
 }

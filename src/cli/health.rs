@@ -8,10 +8,14 @@ use super::{Ending, Failure, Gateway, output};
 
 /// Ask a gateway whether it can serve
 ///
-/// Succeeds if it runs, reaches its store, and is not going down (`GET /readyz`); fails otherwise, and says why.
+/// Succeeds if it runs, reaches its store, and is not going down (`GET /readyz`); fails otherwise, and says why. With --live it
+/// succeeds if it runs (`GET /livez`): for whoever restarts what fails, for a restart brings no store back.
 #[derive(Debug, Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct HealthArgs {
+    /// Ask only whether it runs
+    #[arg(long)]
+    live: bool,
     /// How long to wait for the answer
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     timeout: u64,
@@ -20,7 +24,13 @@ pub(super) struct HealthArgs {
 }
 
 pub(super) async fn run(args: HealthArgs) -> Result<Ending, Failure> {
-    args.gateway.client()?.ready(Duration::from_secs(args.timeout)).await?;
-    output::line("ready")?;
+    let (client, patience) = (args.gateway.client()?, Duration::from_secs(args.timeout));
+    if args.live {
+        client.live(patience).await?;
+        output::line("alive")?;
+    } else {
+        client.ready(patience).await?;
+        output::line("ready")?;
+    }
     Ok(Ending::Done)
 }

@@ -1,14 +1,21 @@
 //! `moorline serve`: a gateway, until it is told to stop.
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{at_least_100ms, duration, output};
+use super::{address, at_least_100ms, duration, output};
 use crate::{
     config::{Auth, Config, Cors, DEFAULT_PORT, Drain, Limits, Quotas},
-    otlp, rules,
+    descriptors, otlp, rules,
     store::{Durability, Retention, Tls},
 };
 
@@ -27,11 +34,11 @@ fn at_least(least: u64) -> RangedU64ValueParser<usize> {
 #[command(after_help = CODES)]
 pub struct ServeArgs {
     /// Where to listen
-    #[arg(long, env = "MOORLINE_LISTEN", value_name = "ADDR:PORT",
+    #[arg(long, env = "MOORLINE_LISTEN", value_parser = address, value_name = "ADDR:PORT",
           default_value_t = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))]
     listen: SocketAddr,
     /// Serve /metrics here and nowhere else, apart from what the world reaches
-    #[arg(long, env = "MOORLINE_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "MOORLINE_METRICS_LISTEN", value_parser = address, value_name = "ADDR:PORT")]
     metrics_listen: Option<SocketAddr>,
     /// Without keys, listen beyond loopback and answer requests for other hosts than localhost: anyone who reaches the port
     /// can read and write
@@ -81,7 +88,7 @@ pub struct ServeArgs {
     #[arg(long, env = "MOORLINE_MAX_NEW_SESSIONS_PER_MINUTE", default_value_t = 0, value_name = "N",
           help_heading = QUOTAS)]
     max_new_sessions_per_minute: u32,
-    /// Open streams; more get 503
+    /// Open streams (not the bodies that agents send without end); more get 503
     #[arg(long, env = "MOORLINE_MAX_STREAMS", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
     max_streams: usize,
     /// Open streams of one session; more get 429
@@ -212,19 +219,12 @@ enum LogFormat {
 }
 
 impl ServeArgs {
-    /// An empty variable of the environment is none.
     fn auth(&self) -> Option<Auth> {
-        let file = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
         let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let auth = Auth {
-            secret_file: file(&self.auth_secret_file),
-            public_key_files: self
-                .auth_public_key_file
-                .iter()
-                .filter(|path| !path.as_os_str().is_empty())
-                .cloned()
-                .collect(),
-            jwks_file: file(&self.auth_jwks_file),
+            secret_file: self.auth_secret_file.clone(),
+            public_key_files: self.auth_public_key_file.clone(),
+            jwks_file: self.auth_jwks_file.clone(),
             audience: text(&self.auth_audience),
             issuer: text(&self.auth_issuer),
             leeway: self.auth_leeway,
@@ -289,6 +289,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         output::notice(format_args!("error: --log {:?}: {error}", args.log));
         return ExitCode::from(2);
     }
+    let mut signals = Signals::new();
     let exporting = match otlp::start() {
         Ok(exporting) => exporting,
         Err(error) => {
@@ -314,14 +315,26 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         ));
         return ExitCode::from(2);
     }
+    if args.cors_credentials && config.cors.is_none() {
+        output::notice(format_args!("error: --cors-credentials is for the pages of an origin; see --cors-origin"));
+        return ExitCode::from(2);
+    }
     if config.redis_url.is_none() && config.durability != Durability::Redis {
         output::notice(format_args!("error: --durability replicated:N needs --redis-url"));
         return ExitCode::from(2);
     }
+    if let Some(most) = descriptors::raise().filter(|most| config.quotas.streams as u64 + descriptors::OTHERS > *most) {
+        tracing::warn!(
+            most,
+            "--max-streams is more than the descriptors that the process may have: raise the hard limit (ulimit -Hn, LimitNOFILE)"
+        );
+    }
     let started = tokio::select! {
         started = crate::serve(&config) => started,
-        // While it waits for Redis.
-        _ = told_to_stop() => return ExitCode::FAILURE,
+        _ = signals.told() => {
+            tracing::info!("stopped before it listened");
+            return ExitCode::SUCCESS;
+        }
     };
     let server = match started {
         Ok(server) => server,
@@ -355,7 +368,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     if config.console {
         tracing::info!("the console is at http://{}/console", server.addr);
     }
-    let drain = match told_to_stop().await {
+    let drain = match signals.told().await {
         Told::Terminate => config.drain,
         // By a person at a terminal, who has no load balancer.
         Told::Interrupt => config.drain.at_once(),
@@ -374,7 +387,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }
-        _ = told_to_stop() => {
+        () = signals.told_again() => {
             tracing::warn!("told to stop again: ended at once");
             ExitCode::FAILURE
         }
@@ -399,17 +412,41 @@ enum Told {
     Interrupt,
 }
 
-async fn told_to_stop() -> Told {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
+/// Signals within so long are one: whoever sends one to a process and then to its group (`timeout` does) means it once.
+const ONCE: Duration = Duration::from_millis(200);
+
+/// The signals that end a gateway, heard from the start on. `None`: that one can't be had, and ends it as the system does.
+struct Signals {
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
+}
+
+impl Signals {
+    fn new() -> Self {
+        let heard = |kind| signal(kind).ok();
+        Signals { terminate: heard(SignalKind::terminate()), interrupt: heard(SignalKind::interrupt()) }
+    }
+
+    async fn told(&mut self) -> Told {
+        tokio::select! {
+            () = next(&mut self.terminate) => Told::Terminate,
+            () = next(&mut self.interrupt) => Told::Interrupt,
         }
-    };
-    tokio::select! {
-        () = super::interrupted() => Told::Interrupt,
-        () = terminated => Told::Terminate,
+    }
+
+    /// By another signal than that of just now.
+    async fn told_again(&mut self) {
+        let since = Instant::now();
+        while since.elapsed() < ONCE {
+            self.told().await;
+        }
+    }
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 

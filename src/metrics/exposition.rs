@@ -23,6 +23,10 @@ pub struct About {
     pub draining: bool,
 }
 
+/// Codes of problems that an operator is to be alerted to: there from the start, for a rate sees no growth in a series that begins
+/// with its first count.
+const ALERTED: [&str; 2] = ["internal", "store_fault"];
+
 /// All numbers as they stand.
 pub fn text(about: About) -> String {
     let mut registry = Registry::with_prefix("moorline");
@@ -64,7 +68,12 @@ impl Collector for Gateway {
         out.histograms("delivery_duration_seconds", help, "", [""], std::slice::from_ref(&m.delivery_time))?;
         let help = "Sessions that somebody follows through this replica";
         out.gauge("live_sessions", help, &[], m.live_sessions.get())?;
-        out.gauge("streams", "Open streams of clients and agents", &[], m.streams.get())?;
+        out.gauge(
+            "streams",
+            "Open streams that clients and agents read; bodies that agents send without end are none",
+            &[],
+            m.streams.get(),
+        )?;
         out.counter("catch_up_pages", "Pages of history read for streams", &m.pages)?;
         out.counter("repairs", "Reads that made sure of what pushes may have missed", &m.repairs)?;
         let reasons = ["trimmed", "unknown", "deleted"];
@@ -89,7 +98,10 @@ impl Collector for Gateway {
         out.counter("connections_accepted", "HTTP connections accepted so far", &m.accepted)?;
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
         out.counters("http_answers", "Answers, by the class of their status", "status", classes, &m.answers)?;
-        let problems = m.problems.get();
+        let mut problems = m.problems.get();
+        for code in ALERTED {
+            problems.entry(code).or_default();
+        }
         let problems = problems.iter().map(|(code, count)| (*code, *count));
         out.counted("problems", "Answers that were a problem, by its code", "code", problems)
     }
@@ -106,6 +118,7 @@ impl Collector for Process {
         out.gauge("start_time_seconds", "When the process started, since 1970", &[], started)?;
         out.gauge("resident_memory_bytes", "Memory that the process holds", &[], resident)?;
         out.gauge("open_fds", "Open file descriptors", &[], process.open_fds)?;
+        out.gauge("max_fds", "How many file descriptors the process may have open", &[], process.max_fds)?;
         out.seconds("cpu_seconds", "Processor time that the process has used", process.cpu_seconds)
     }
 }

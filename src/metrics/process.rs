@@ -3,11 +3,14 @@
 
 use std::fs;
 
+use crate::descriptors;
+
 /// One look.
 pub struct Process {
     pub start_time_seconds: f64,
     pub resident_bytes: f64,
     pub open_fds: f64,
+    pub max_fds: f64,
     pub cpu_seconds: f64,
 }
 
@@ -30,6 +33,7 @@ pub fn look() -> Option<Process> {
         start_time_seconds: booted + started,
         resident_bytes: resident_kib * 1024.0,
         open_fds: fs::read_dir("/proc/self/fd").ok()?.count() as f64,
+        max_fds: descriptors::limit().map_or(f64::INFINITY, |limit| limit as f64),
         cpu_seconds: user + system,
     })
 }
@@ -39,6 +43,11 @@ mod tests {
     #[test]
     fn this_process_is_known() {
         let process = super::look().expect("a process");
-        assert!(process.resident_bytes > 1e6 && process.open_fds >= 3.0 && process.start_time_seconds > 1e9);
+        assert!(
+            process.resident_bytes > 1e6
+                && process.open_fds >= 3.0
+                && process.max_fds >= process.open_fds
+                && process.start_time_seconds > 1e9
+        );
     }
 }

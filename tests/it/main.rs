@@ -32,6 +32,7 @@ mod replicas;
 mod resume_model;
 mod rolling_restart;
 mod slow_clients;
+mod starting;
 mod store_contract;
 mod store_model;
 mod support;

@@ -121,6 +121,9 @@ async fn what_happens_is_counted() {
         ("moorline_subscribed", 1.0),
         ("moorline_draining", 0.0),
         ("moorline_store_errors_total{kind=\"fault\"}", 0.0),
+        // Before the first, or an alert by rate would miss it.
+        ("moorline_problems_total{code=\"internal\"}", 0.0),
+        ("moorline_problems_total{code=\"store_fault\"}", 0.0),
     ];
     for (sample, value) in counts {
         assert_eq!(metrics.get(sample), value, "{sample}");
@@ -188,6 +191,27 @@ async fn the_dashboard_asks_for_metrics_that_are_there() {
     assert!(queries > 10, "the dashboard has its queries elsewhere");
     let unknown: Vec<_> = asked.difference(&metrics.names()).cloned().collect();
     assert_eq!(unknown, [""; 0], "the dashboard asks for what is not there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_alerts_ask_for_metrics_that_are_there() {
+    let metrics = Scene::start().metrics().await;
+    let root = env!("CARGO_MANIFEST_DIR");
+    let text = fs::read_to_string(format!("{root}/docs/deploy/alerts.yml")).expect("the alerts");
+    let queries: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert!(queries.len() > 4 && queries.len() == text.matches("- alert: ").count(), "{queries:?}");
+    for query in queries {
+        let asked = named(query);
+        assert!(!asked.is_empty() && asked.is_subset(&metrics.names()), "{query}");
+        // A kind, code or reason that no series has would never be seen.
+        for values in query.split("=~\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            for value in values.split('|') {
+                let there =
+                    |series: &String| asked.iter().any(|name| series.starts_with(name)) && series.contains(value);
+                assert!(metrics.samples.keys().any(there), "{query}: {value}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

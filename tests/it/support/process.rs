@@ -29,13 +29,14 @@ impl Replica {
 
     /// The same, or what it said before it ended.
     pub fn try_start(arguments: &[&str]) -> Result<Self, String> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_moorline"))
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the moorline program");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments);
+        Self::try_run(&mut command)
+    }
+
+    /// The same for a command that starts a gateway.
+    pub fn try_run(command: &mut Command) -> Result<Self, String> {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the moorline program");
         let mut log = BufReader::new(child.stderr.take().expect("a piped stderr"));
         let mut seen = String::new();
         let url = loop {
