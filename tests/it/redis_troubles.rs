@@ -126,6 +126,20 @@ async fn a_redis_that_takes_no_writes_leaves_the_gateway_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_cant_write_its_files() {
+    // A directory stands where the snapshot is to go.
+    let redis =
+        RedisServer::start_with(&["--appendonly", "yes", "--dbfilename", "appendonlydir", "--save", "3600", "1000000"]);
+    let begin = async || {
+        redis.cli(&["BGSAVE"]);
+        let failed = || async { redis.cli(&["INFO", "persistence"]).contains("bgsave_status:err").then_some(()) };
+        eventually("a snapshot fails", failed).await;
+    };
+    let end = async || drop(redis.cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]));
+    goes_through(redis.url(), begin, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_takes_away_the_right_to_write() {
     let redis = RedisServer::start();
     let begin = async || drop(redis.cli(&["ACL", "SETUSER", "default", "-evalsha", "-eval"]));
