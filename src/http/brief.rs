@@ -312,7 +312,8 @@ mod tests {
             if let Some(request) = whole(&bytes, HEADERS) {
                 let length = request.headers()["content-length"].to_str().unwrap().parse::<usize>().unwrap();
                 prop_assert_eq!(http_body::Body::size_hint(request.body()).exact(), Some(length as u64));
-                prop_assert_eq!(&bytes[bytes.len() - length - 4..][..4], b"\r\n\r\n");
+                // A line may also end with a line feed alone, after a blank say: hyper understands that alike.
+                prop_assert_eq!(&bytes[bytes.len() - length - 3..][..3], b"\n\r\n");
             }
         }
     }
