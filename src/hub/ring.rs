@@ -17,7 +17,7 @@ use crate::{
 /// Entries that a ring holds at most.
 const ENTRIES_MAX: usize = 256;
 /// Bytes of payload that a ring holds at most (but it always holds one entry).
-const BYTES_MAX: usize = 256 * 1024;
+pub(super) const BYTES_MAX: usize = 256 * 1024;
 /// Entries that a new ring begins with at most: a crowd of clients that resume finds its cursors there.
 const PRIME: usize = 128;
 /// Entries that one read of a repair brings at most, and bytes of payload that it should.
@@ -57,6 +57,8 @@ pub enum Taken {
 pub struct Ring {
     entries: VecDeque<Arc<Item>>,
     bytes: usize,
+    /// Bytes of payload that have ever come.
+    came: usize,
     /// How large entries are, if that is known though there are none here.
     size: Option<usize>,
     /// The newest entry known; `entries` end with it, unless the log is empty.
@@ -98,6 +100,11 @@ impl Ring {
     /// Counts the times that the log was read to see what the ring misses.
     pub fn reads(&self) -> u32 {
         self.reads
+    }
+
+    /// Counts the bytes of payload that come, and wraps around.
+    pub fn came(&self) -> usize {
+        self.came
     }
 
     /// The newest entry known.
@@ -302,6 +309,7 @@ impl Ring {
     fn append(&mut self, id: EntryId, payload: &[u8]) {
         self.tail = id;
         self.bytes += payload.len();
+        self.came = self.came.wrapping_add(payload.len());
         self.entries.push_back(Item::new(id, payload));
         while self.entries.len() > ENTRIES_MAX || (self.bytes > BYTES_MAX && self.entries.len() > 1) {
             if let Some(gone) = self.entries.pop_front() {

@@ -13,13 +13,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Item, Live,
     follower::GIVE_UP,
     lock,
-    ring::{Ring, Taken},
+    ring::{self, Ring, Taken},
 };
 use crate::id::{EntryId, Lane};
 
@@ -32,6 +32,8 @@ const AT_ONCE: usize = 1;
 const CROWD: usize = 64;
 /// What comes so soon after what a crowd was served last goes to it together, once the budget is spent.
 const PACE: Duration = Duration::from_millis(10);
+/// Unless so many bytes have come: large events in a row would push the crowd off the ring while it is held back.
+const HURRY: usize = ring::BYTES_MAX / 2;
 /// Of the machine's time, what crowds may take before they are served at a pace: one part in so many.
 const PART: u32 = 10;
 /// How far they may be ahead of it.
@@ -131,13 +133,19 @@ impl Looks<'_> {
 
 /// The waiting followers of a lane.
 #[derive(Default)]
-pub struct Waiting(Mutex<List>);
+pub struct Waiting {
+    list: Mutex<List>,
+    /// Ends the pauses of those that are served at a pace.
+    hurry: Notify,
+}
 
 #[derive(Default)]
 struct List {
     waiters: Vec<Arc<Waiter>>,
     /// Counts the news.
     news: u64,
+    /// What had come into the ring when pauses were ended last.
+    hurried: usize,
     /// When a crowd was served last.
     served: Option<Instant>,
 }
@@ -153,24 +161,28 @@ struct Crowd {
 impl Waiting {
     /// Lets one wait. It must look at the ring once more: it is told only of what comes from here on.
     pub fn enter(&self, waiter: Arc<Waiter>) {
-        lock(&self.0).waiters.push(waiter);
+        lock(&self.list).waiters.push(waiter);
     }
 
     /// Lets one wait no longer.
     pub fn leave(&self, waiter: &Arc<Waiter>) {
         // Before the list is locked, never while it is: whoever puts a crowd back looks at places under the list's lock.
         waiter.leave();
-        let mut list = lock(&self.0);
+        let mut list = lock(&self.list);
         // If it is not there, it is taken out to be served: whoever serves it, or puts it back, finds that it has left.
         if let Some(place) = list.waiters.iter().rposition(|other| Arc::ptr_eq(other, waiter)) {
             list.waiters.swap_remove(place);
         }
     }
 
-    /// Counts news, and takes out all that wait for it.
-    fn news(&self) -> Crowd {
-        let mut list = lock(&self.0);
+    /// Counts news, and takes out all that wait for it. So many bytes have ever come.
+    fn news(&self, came: usize) -> Crowd {
+        let mut list = lock(&self.list);
         list.news += 1;
+        if came.wrapping_sub(list.hurried) > HURRY {
+            list.hurried = came;
+            self.hurry.notify_waiters();
+        }
         Crowd { waiters: std::mem::take(&mut list.waiters), news: list.news, served: list.served }
     }
 
@@ -178,7 +190,7 @@ impl Waiting {
     fn back(&self, crowd: &mut Crowd) -> bool {
         // Dropped when the list is free again: with one its socket may be closed.
         let _gone: Vec<_>;
-        let mut list = lock(&self.0);
+        let mut list = lock(&self.list);
         if list.news != crowd.news {
             crowd.news = list.news;
             return false;
@@ -222,7 +234,9 @@ impl Budget {
 impl Live {
     /// Brings the followers of a lane what is new in its ring.
     pub(super) fn news(self: &Arc<Self>, lane: Lane) {
-        let mut all = self.feed(lane).waiting.news();
+        let feed = self.feed(lane);
+        let came = lock(&feed.ring).came();
+        let mut all = feed.waiting.news(came);
         while all.waiters.len() > AT_ONCE {
             let waiters = all.waiters.split_off(all.waiters.len().saturating_sub(CROWD));
             self.serve_apart(lane, Crowd { waiters, ..all });
@@ -239,7 +253,10 @@ impl Live {
                 if let Some(served) = crowd.served
                     && live.budget.is_spent()
                 {
-                    tokio::time::sleep_until(served + PACE).await;
+                    tokio::select! {
+                        () = tokio::time::sleep_until(served + PACE) => {}
+                        () = live.feed(lane).waiting.hurry.notified() => {}
+                    }
                 }
                 if live.serve(lane, &mut crowd) {
                     return;
@@ -273,7 +290,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{Defaults, Event},
-        hub::{Follower, Hub, Start, Update, ring::Repair},
+        hub::{Follower, Hub, Start, Update, ring::Repair, scripted::Scripted},
         id::Name,
         rules::{Action, Append, Limits},
         store::{Retention, StoreError, memory::MemoryStore},
@@ -474,6 +491,36 @@ mod tests {
             for inbox in &inboxes {
                 assert_eq!(taken(inbox).await, 5);
                 assert!(!together || inbox.takes.load(SeqCst) == 2);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_crowd_is_not_held_back_until_it_falls_off_the_ring() {
+        let (store, hub) = Scripted::new();
+        store.set(|script| script.append(5, 1, 10));
+        let inboxes: Vec<Arc<Inbox>> = (0..3).map(|_| Default::default()).collect();
+        let mut followers = Vec::new();
+        for inbox in &inboxes {
+            let mut follower = hub.follow(&"s".parse().unwrap(), Lane::Events, Start::Now).await.unwrap();
+            follower.deliver_to(inbox.clone());
+            while !matches!(follower.next().await.unwrap(), Update::CaughtUp(_)) {}
+            followers.push(follower);
+        }
+        let mut next: Vec<_> = followers.iter_mut().map(|follower| Box::pin(follower.next())).collect();
+        for next in &mut next {
+            assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        // The clock stands still: no pause comes to its own end.
+        store.set(|script| script.append(6, 9, 50 * 1024));
+        for (n, taken) in [(2, 1), (3, 1), (4, 3), (5, 3), (6, 3), (7, 6)] {
+            hub.budget.spend(Duration::from_secs(3600));
+            store.push(n..=n);
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            for inbox in &inboxes {
+                assert_eq!(lock(&inbox.numbers).len(), taken, "{n}");
             }
         }
     }
