@@ -364,10 +364,10 @@ async fn what_an_agent_sends_keeps_its_run_alive(backend: Backend) {
     let gateway = Gateway::start(backend).await;
     let session = gateway.session();
     let mut stream = session.follow("").await;
-    start(&session, json!({"run": "appends", "lease_ms": 1_000})).await;
-    start(&session, json!({"run": "beats", "lease_ms": 1_000})).await;
+    start(&session, json!({"run": "appends", "lease_ms": 2_000})).await;
+    start(&session, json!({"run": "beats", "lease_ms": 2_000})).await;
     for n in 0..6 {
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         said(&session, "appends", None, n).await.is(201);
         let beat = session.http.post(session.url("/runs/beats/heartbeat")).header("run-attempt", 1);
         assert_eq!(answer(beat).await.is(200)["status"], "running");
