@@ -1,4 +1,4 @@
-//! Everything that can be set, its defaults, and the limits: the only place where they live.
+//! Everything that can be set, its defaults, and the limits. The command line names the same defaults, and a test holds it to them.
 
 use std::{
     net::SocketAddr,

@@ -472,7 +472,24 @@ fn durability(text: &str) -> Result<Durability, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory, FromArgMatches, builder::Resettable};
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Alone {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    /// They stand here as texts, for `--help`.
+    #[test]
+    fn the_defaults_are_those_of_the_configuration() {
+        let command = Alone::command().mut_args(|arg| arg.env(Resettable::Reset));
+        let Alone { serve } = Alone::from_arg_matches(&command.get_matches_from(["serve"])).unwrap();
+        let default = Config { local_only: true, ..Config::default() };
+        assert_eq!(format!("{:#?}", serve.config()), format!("{default:#?}"));
+    }
 
     #[test]
     fn durability_is_read() {
