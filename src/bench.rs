@@ -9,20 +9,23 @@
 //! would take most of the time that is to be measured.
 
 mod dialect;
+mod ingest;
 mod live;
 mod meter;
 mod process;
 mod reading;
 mod resume;
+mod target;
 mod wire;
 
 pub use dialect::Dialect;
 pub use meter::{Latency, Report};
 pub use process::{Cpu, is_readable};
 pub use resume::Neighbour;
-pub use wire::Target;
+pub use target::Target;
 
 use std::{
+    collections::HashSet,
     future::Future,
     io,
     sync::Arc,
@@ -87,6 +90,11 @@ impl BenchError {
     /// Whether what was asked may have been done all the same.
     fn is_unsure(&self) -> bool {
         !matches!(self, BenchError::Status { status, .. } if *status < 500)
+    }
+
+    /// Whether asking again would be answered alike: a right that is missing, say, but not a limit of requests.
+    fn is_final(&self) -> bool {
+        matches!(self, BenchError::Status { status, .. } if (400..500).contains(status) && *status != 429)
     }
 }
 
@@ -164,7 +172,7 @@ pub async fn run(target: &Target, plan: &Plan) -> Ended {
         names.create(target).await?;
         match plan.shape {
             Shape::Tokens | Shape::Broadcast => live::run(target, plan, &names).await,
-            Shape::Ingest => live::ingest(target, plan, &names).await,
+            Shape::Ingest => ingest::run(target, plan, &names).await,
             Shape::Replay => resume::replay(target, plan, &names).await,
             Shape::Idle => resume::idle(target, plan, &names).await,
             Shape::ResumeStorm => plan.prepare(resume::storm(target, plan, &names, plan.neighbour.as_ref())).await,
@@ -239,22 +247,29 @@ impl Names {
         let mut why = format!("it took more than {TIDYING:?}");
         let all = async {
             while !left.is_empty() {
-                let (names, mut done) = (left.chunks(left.len().div_ceil(DELETERS)), Vec::new());
+                let (names, mut done, mut refused) =
+                    (left.chunks(left.len().div_ceil(DELETERS)), HashSet::new(), false);
                 let rounds = names.map(|names| delete_some(target, self.dialect, names, again));
                 for (gone, refusal) in futures_util::future::join_all(rounds).await {
                     done.extend(gone);
                     if let Some(refusal) = refusal {
+                        refused |= refusal.is_final();
                         why = refusal.to_string();
                     }
                 }
                 left.retain(|name| !done.contains(name));
+                if refused {
+                    return;
+                }
                 if !left.is_empty() {
                     tokio::time::sleep(DELETE_AGAIN).await;
                 }
             }
         };
-        let in_time = tokio::time::timeout(TIDYING, all).await.is_ok();
-        (!in_time).then(|| format!("{} sessions could not be deleted: {why}; they expire by themselves", left.len()))
+        // What was done by then counts.
+        let _ = tokio::time::timeout(TIDYING, all).await;
+        let some = !left.is_empty();
+        some.then(|| format!("{} sessions could not be deleted: {why}; they expire by themselves", left.len()))
     }
 }
 
@@ -269,15 +284,15 @@ async fn delete_some(
     dialect: Dialect,
     names: &[String],
     again: bool,
-) -> (std::collections::HashSet<String>, Option<BenchError>) {
-    let mut gone = std::collections::HashSet::new();
+) -> (Vec<String>, Option<BenchError>) {
+    let mut gone = Vec::new();
     let each = async {
         let mut connection = wire::Connection::open(target).await?;
         for name in names {
             let answer = connection.request("DELETE", &dialect.session(name), "", &[]).await?;
             // Whoever deleted nothing may be sure that there is nothing any more.
             if answer.status == 404 || !again && (200..300).contains(&answer.status) {
-                gone.insert(name.clone());
+                gone.push(name.clone());
             } else {
                 answer.ok("DELETE a session")?;
             }

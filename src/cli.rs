@@ -10,6 +10,7 @@ mod publish;
 mod runs;
 mod serve;
 mod sessions;
+mod signals;
 mod tail;
 mod token;
 

@@ -13,6 +13,7 @@
 //!
 //! A follower that falls off the ring pages from the store, which bounds what a slow client costs.
 
+mod budget;
 mod follower;
 mod item;
 mod ring;
@@ -42,8 +43,9 @@ use crate::{
     store::{From, Push, Store, StoreError, Subscription, Tail},
     writer::Writers,
 };
+use budget::Budget;
 use ring::{Repair, Ring};
-use waiting::{Budget, Waiting};
+use waiting::Waiting;
 
 /// A live session outlives its last follower by this, so that a client that reconnects finds it as it was.
 const LINGER: Duration = Duration::from_secs(5);

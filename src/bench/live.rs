@@ -1,4 +1,4 @@
-//! Shapes with events under way: tokens, broadcast, ingest.
+//! Shapes with events under way: tokens, broadcast.
 
 use std::{
     sync::{
@@ -8,8 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-use serde::Deserialize;
 use tokio::{
     sync::{SetOnce, mpsc},
     task::JoinSet,
@@ -17,13 +15,12 @@ use tokio::{
 };
 
 use super::{
-    BenchError, Cpu, Dialect, Names, Plan, Report, Shape, Target,
+    BenchError, Cpu, Names, Plan, Report, Shape, Target,
     meter::{Faults, Meter, Progress, count},
     reading::Reading,
     wire::{Connection, Frame, Frames, PATIENCE},
     write_event,
 };
-use crate::id::EntryId;
 
 /// How long a client may take, after the last event was published, to have them all.
 const LAST_WAIT: Duration = Duration::from_secs(20);
@@ -31,19 +28,15 @@ const LAST_WAIT: Duration = Duration::from_secs(20);
 const EXTRA: Duration = Duration::from_millis(250);
 /// How long a publisher waits after a refusal if nothing else says when the next event is due, and before it connects again.
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);
-/// Lines in one piece of an ingest body.
-const PIECE: u64 = 64;
-/// Sessions that are read at once to check what an ingest left.
-const CHECKERS: usize = 8;
 
-struct Load {
-    start: Instant,
+pub struct Load {
+    pub start: Instant,
     /// Measured from here, in microseconds after the start …
     from_us: u64,
     /// … to here, or to where it was told to end.
     until_us: u64,
     stop: Arc<SetOnce<Instant>>,
-    text: usize,
+    pub text: usize,
     /// The number of the next event of each session.
     published: Vec<AtomicU64>,
     /// Of those before it, how many may not be in the log: they were sent, and not answered with success.
@@ -56,17 +49,17 @@ struct Load {
     ended: Vec<AtomicBool>,
     /// Since when each publisher waits for an answer, in microseconds after the start; 0 if it does not.
     waiting: Vec<AtomicU64>,
-    appended: AtomicU64,
+    pub appended: AtomicU64,
     delivered: AtomicU64,
     /// Events that were due, and not sent.
     unsent: AtomicU64,
     delivery: Meter,
     append: Meter,
-    faults: Faults,
+    pub faults: Faults,
 }
 
 impl Load {
-    fn new(plan: &Plan, warmup: Duration) -> Self {
+    pub fn new(plan: &Plan, warmup: Duration) -> Self {
         Load {
             start: Instant::now(),
             from_us: warmup.as_micros() as u64,
@@ -88,11 +81,11 @@ impl Load {
         }
     }
 
-    fn now_us(&self) -> u64 {
+    pub fn now_us(&self) -> u64 {
         self.start.elapsed().as_micros() as u64
     }
 
-    fn to_us(&self) -> u64 {
+    pub fn to_us(&self) -> u64 {
         let told = self.stop.get().map(|at| at.saturating_duration_since(self.start).as_micros() as u64);
         told.unwrap_or(u64::MAX).min(self.until_us)
     }
@@ -394,112 +387,4 @@ async fn reconnect(target: &Target, load: &Load) -> Option<Connection> {
         sleep(AFTER_REFUSAL).await;
     }
     None
-}
-
-#[derive(Deserialize)]
-struct Appended {
-    appended: u64,
-}
-
-/// Agents that stream as fast as they can.
-pub async fn ingest(target: &Target, plan: &Plan, names: &Names) -> Result<Report, BenchError> {
-    if target.dialect != Dialect::Moorline {
-        return Err(BenchError::Unsupported("bodies of NDJSON"));
-    }
-    let before = Cpu::now(&plan.pids);
-    // Its rate is that of whole bodies, from the first byte to the answer: there is nothing to warm up.
-    let load = Arc::new(Load::new(plan, Duration::ZERO));
-    let progress = {
-        let load = load.clone();
-        Progress::start(plan.progress, move || load.appended.load(Ordering::Relaxed), "events sent")
-    };
-    // The first that fails ends them all.
-    let mut agents = JoinSet::new();
-    for session in 0..plan.sessions {
-        let (target, load, path) = (target.clone(), load.clone(), names.publish(session));
-        agents.spawn(async move {
-            let mut connection = Connection::open(&target).await?;
-            connection.shorten()?;
-            connection.begin("POST", &path, "application/x-ndjson").await?;
-            let (mut piece, mut n) = (Vec::new(), 0);
-            // Whoever comes late has at least one to send.
-            while n == 0 || load.now_us() < load.to_us() {
-                piece.clear();
-                for _ in 0..PIECE {
-                    write_event(&mut piece, session, n, load.now_us(), load.text);
-                    piece.push(b'\n');
-                    n += 1;
-                }
-                if let Err(error) = connection.send(&piece).await {
-                    // It may have been refused, and why is there to be read.
-                    return Err(connection.refusal("POST a body of NDJSON").await.unwrap_or(error));
-                }
-                count(&load.appended, PIECE);
-            }
-            // What the system holds for who writes faster than the gateway reads is to be done first.
-            let patience = PATIENCE + load.start.elapsed() * 10;
-            let answer = connection.finish(patience).await?.ok("POST a body of NDJSON")?;
-            let answer: Appended =
-                serde_json::from_slice(&answer.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
-            // What was lost or doubled is seen as it is read back; this alone would be no fault of the log.
-            if answer.appended != n {
-                let why = format!("the gateway says that it appended {} events of a body of {n}", answer.appended);
-                load.faults.refused(&BenchError::Missing(why));
-            }
-            Ok::<_, BenchError>((session, n))
-        });
-    }
-    let mut sent = vec![0; plan.sessions];
-    while let Some(agent) = agents.join_next().await {
-        let (session, n) = agent.unwrap_or_else(|e| Err(BenchError::Missing(e.to_string())))?;
-        sent[session] = n;
-    }
-    let time = load.start.elapsed();
-    let cpu = Some(Cpu::now(&plan.pids).since(before));
-    drop(progress);
-    if plan.progress {
-        eprint!("reading them back ");
-    }
-    let reads = sent.iter().enumerate().map(|(session, sent)| read_back(target, names, &load, session, *sent));
-    let read = stream::iter(reads).buffer_unordered(CHECKERS).try_fold(0, |sum, n| async move { Ok(sum + n) });
-    let read_back = Some(read.await?);
-    if plan.progress {
-        eprintln!();
-    }
-    let title = format!("ingest: {} agents stream NDJSON, events of {} bytes of text", plan.sessions, plan.text);
-    let appended = sent.iter().sum();
-    Ok(Report { cpu, read_back, ..Report::new(title, &load.faults).over(time, appended, 0) })
-}
-
-/// Reads a session that `sent` events were sent to, and checks each. How many were there.
-async fn read_back(target: &Target, names: &Names, load: &Load, session: usize, sent: u64) -> Result<u64, BenchError> {
-    // The oldest may be trimmed, as the gateway says.
-    let mut connection = Connection::open(target).await?;
-    let state = connection.request("GET", &names.session(session), "", &[]).await?.ok("GET a session")?;
-    let state: SessionState = serde_json::from_slice(&state.body).map_err(|e| BenchError::Unreadable(e.to_string()))?;
-    let trimmed = state.lanes.events.first.map_or(0, |first| first.n.saturating_sub(1));
-    let mut frames = connection.follow(&names.follow(session), None).await?;
-    let mut reading = Reading::new(session, load.text, trimmed);
-    frames
-        .until_live(|came| {
-            _ = reading.take(came, &load.faults);
-        })
-        .await?;
-    count(&load.faults.lost, sent.saturating_sub(trimmed + reading.came()));
-    Ok(reading.came())
-}
-
-#[derive(Deserialize)]
-struct SessionState {
-    lanes: Lanes,
-}
-
-#[derive(Deserialize)]
-struct Lanes {
-    events: Extent,
-}
-
-#[derive(Deserialize)]
-struct Extent {
-    first: Option<EntryId>,
 }

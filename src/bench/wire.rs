@@ -1,150 +1,19 @@
 //! HTTP/1.1 and server-sent events by hand, for load alone: it expects what a gateway sends and nothing else.
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use rustls::{ClientConfig, pki_types::ServerName};
-use rustls_platform_verifier::ConfigVerifierExt;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
+    io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{BenchError, Dialect, reading::Came};
+use super::{BenchError, Dialect, Target, reading::Came, target::Socket};
 
 /// How long a gateway may take to begin a stream, to take a piece of a body, or to answer one that has ended.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a history may pause while it is read.
 const SILENCE: Duration = Duration::from_secs(20);
-
-/// A gateway to load.
-#[derive(Clone)]
-pub struct Target {
-    addr: SocketAddr,
-    host: String,
-    /// What stands before every path.
-    prefix: String,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-    token: Option<String>,
-    /// What it speaks.
-    pub dialect: Dialect,
-}
-
-impl fmt::Debug for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never its token.
-        write!(f, "{}{}", self.host, self.prefix)
-    }
-}
-
-impl Target {
-    /// From `http://host[:port][/prefix]`, or `https://`.
-    pub async fn resolve(url: &str, token: Option<String>, dialect: Dialect) -> Result<Self, BenchError> {
-        let bad = |why: &str| BenchError::Address(format!("{url}: {why}"));
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("it takes the form http://host:port"))?;
-        let secure = scheme.eq_ignore_ascii_case("https");
-        if !secure && !scheme.eq_ignore_ascii_case("http") {
-            return Err(bad("it takes the form http://host:port or https://host"));
-        }
-        let (host, prefix) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path.trim_end_matches('/')));
-        // An IPv6 address has colons of its own, in brackets.
-        let named = host.rsplit_once(']').map_or(host, |(_, port)| port).contains(':');
-        let with_port = if named { host.to_owned() } else { format!("{host}:{}", if secure { 443 } else { 80 }) };
-        let found = tokio::net::lookup_host(&with_port).await.map_err(|error| bad(&error.to_string()))?;
-        let addr = found.into_iter().next().ok_or_else(|| bad("the name leads to no address"))?;
-        let tls = secure.then(|| {
-            // A second installation is refused and harmless.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let config = ClientConfig::with_platform_verifier().map_err(|error| bad(&error.to_string()))?;
-            let name = with_port.rsplit_once(':').map_or(&*with_port, |(name, _)| name).trim_matches(['[', ']']);
-            let name = ServerName::try_from(name.to_owned()).map_err(|error| bad(&error.to_string()))?;
-            Ok::<_, BenchError>((TlsConnector::from(Arc::new(config)), name))
-        });
-        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-        Ok(Target { addr, host: host.to_owned(), prefix, tls: tls.transpose()?, token, dialect })
-    }
-
-    /// Whether it is on this machine.
-    pub fn is_loopback(&self) -> bool {
-        self.addr.ip().is_loopback()
-    }
-
-    fn head(&self, method: &str, path: &str, more: &str) -> String {
-        let Target { host, prefix, .. } = self;
-        let token = self.token.as_ref().map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
-        format!("{method} {prefix}{path} HTTP/1.1\r\nhost: {host}\r\n{token}{more}")
-    }
-
-    async fn connect(&self) -> Result<Socket, BenchError> {
-        let lost = |error| BenchError::Unreachable(self.host.clone(), error);
-        let socket = TcpStream::connect(self.addr).await.map_err(lost)?;
-        socket.set_nodelay(true)?;
-        match &self.tls {
-            None => Ok(Socket::Plain(socket)),
-            Some((tls, name)) => {
-                let secured = timeout(PATIENCE, tls.connect(name.clone(), socket)).await;
-                let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-                Ok(Socket::Tls(Box::new(secured.map_err(lost)?)))
-            }
-        }
-    }
-}
-
-/// To a gateway, or to what speaks TLS before it.
-enum Socket {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Socket {
-    fn tcp(&self) -> socket2::SockRef<'_> {
-        match self {
-            Socket::Plain(socket) => socket.into(),
-            Socket::Tls(socket) => socket.get_ref().0.into(),
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
-            Socket::Tls(socket) => Pin::new(socket).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Socket::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
-            Socket::Tls(socket) => Pin::new(socket).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Plain(socket) => Pin::new(socket).poll_flush(context),
-            Socket::Tls(socket) => Pin::new(socket).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Plain(socket) => Pin::new(socket).poll_shutdown(context),
-            Socket::Tls(socket) => Pin::new(socket).poll_shutdown(context),
-        }
-    }
-}
 
 /// A kept-alive connection with one request at a time.
 pub struct Connection {

@@ -1,18 +1,14 @@
 //! `moorline serve`: a gateway, until it is told to stop.
 
-use std::{
-    io::IsTerminal,
-    net::SocketAddr,
-    path::PathBuf,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{address, at_least_100ms, duration, output};
+use super::{
+    address, at_least_100ms, duration, output,
+    signals::{Signals, Told},
+};
 use crate::{
     config::{Auth, Config, Cors, DEFAULT_PORT, Drain, Limits, Quotas},
     descriptors, otlp, rules,
@@ -402,52 +398,6 @@ fn log_to_stderr(args: &ServeArgs) -> Result<(), tracing_subscriber::filter::Par
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
     Ok(())
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    /// SIGTERM.
-    Terminate,
-    /// SIGINT.
-    Interrupt,
-}
-
-/// Signals within so long are one: whoever sends one to a process and then to its group (`timeout` does) means it once.
-const ONCE: Duration = Duration::from_millis(200);
-
-/// The signals that end a gateway, heard from the start on. `None`: that one can't be had, and ends it as the system does.
-struct Signals {
-    terminate: Option<Signal>,
-    interrupt: Option<Signal>,
-}
-
-impl Signals {
-    fn new() -> Self {
-        let heard = |kind| signal(kind).ok();
-        Signals { terminate: heard(SignalKind::terminate()), interrupt: heard(SignalKind::interrupt()) }
-    }
-
-    async fn told(&mut self) -> Told {
-        tokio::select! {
-            () = next(&mut self.terminate) => Told::Terminate,
-            () = next(&mut self.interrupt) => Told::Interrupt,
-        }
-    }
-
-    /// By another signal than that of just now.
-    async fn told_again(&mut self) {
-        let since = Instant::now();
-        while since.elapsed() < ONCE {
-            self.told().await;
-        }
-    }
-}
-
-async fn next(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
-    }
 }
 
 /// What clocks differ by.

@@ -348,16 +348,21 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_that_is_ahead_of_the_pushes_is_told_when_a_failover_loses_what_it_has() {
+    /// A follower that has come as far as the pushes have, 90, and one that has read on to 100.
+    async fn late_pushes() -> (Arc<Scripted>, Follower, Follower) {
         let (store, hub) = Scripted::new();
         store.set(|script| script.append(5, 90, 10));
         let mut behind = follow(&hub, Start::Now).await;
         assert!(matches!(next(&mut behind).await, Some(Update::CaughtUp(_))));
-        // The pushes of these are late.
         store.set(|script| script.append(6, 10, 10));
         let mut ahead = follow(&hub, Start::After(id(6, 96))).await;
         assert_eq!(numbers(next(&mut ahead).await), [97, 98, 99, 100]);
+        (store, behind, ahead)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_ahead_of_the_pushes_is_told_when_a_failover_loses_what_it_has() {
+        let (store, mut behind, mut ahead) = late_pushes().await;
         assert!(next(&mut ahead).await.is_none());
         // And never come: the log ends earlier now, and goes on otherwise.
         store.set(|script| {
@@ -372,13 +377,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_is_ahead_of_the_pushes_asks_no_more_than_once_for_all_of_them() {
-        let (store, hub) = Scripted::new();
-        store.set(|script| script.append(5, 90, 10));
-        let mut behind = follow(&hub, Start::Now).await;
-        assert!(matches!(next(&mut behind).await, Some(Update::CaughtUp(_))));
-        store.set(|script| script.append(6, 10, 10));
-        let mut ahead = follow(&hub, Start::After(id(6, 96))).await;
-        assert_eq!(numbers(next(&mut ahead).await), [97, 98, 99, 100]);
+        let (store, _behind, mut ahead) = late_pushes().await;
         let reads = store.set(|script| script.reads.len());
         for n in 91..=99 {
             store.push(n..=n);

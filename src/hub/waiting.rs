@@ -34,13 +34,6 @@ const CROWD: usize = 64;
 const PACE: Duration = Duration::from_millis(10);
 /// Unless so many bytes have come: large events in a row would push the crowd off the ring while it is held back.
 const HURRY: usize = ring::BYTES_MAX / 2;
-/// Of the machine's time, what crowds may take before they are served at a pace: one part in so many.
-const PART: u32 = 10;
-/// How far they may be ahead of it.
-const AHEAD: Duration = Duration::from_millis(50);
-/// How far they are ever taken to be ahead: what a long broadcast took, or a pause of the whole process while a crowd was
-/// served, is forgotten so soon after it.
-const DEBT: Duration = Duration::from_secs(1);
 
 /// Where entries go while their follower waits.
 pub trait Outlet: Send + Sync {
@@ -205,29 +198,6 @@ impl Waiting {
             list.waiters.append(&mut crowd.waiters);
         }
         true
-    }
-}
-
-/// The time that crowds may take before they are served at a pace.
-pub(super) struct Budget {
-    /// What they took is paid by then.
-    paid: Mutex<std::time::Instant>,
-    cores: u32,
-}
-
-impl Budget {
-    pub(super) fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
-        Budget { paid: Mutex::new(std::time::Instant::now()), cores }
-    }
-
-    fn spend(&self, time: Duration) {
-        let (mut paid, now) = (lock(&self.paid), std::time::Instant::now());
-        *paid = ((*paid).max(now) + time * PART / self.cores).min(now + DEBT);
-    }
-
-    fn is_spent(&self) -> bool {
-        *lock(&self.paid) > std::time::Instant::now() + AHEAD
     }
 }
 
@@ -523,16 +493,6 @@ mod tests {
                 assert_eq!(lock(&inbox.numbers).len(), taken, "{n}");
             }
         }
-    }
-
-    #[test]
-    fn what_a_crowd_took_is_soon_forgotten() {
-        let budget = Budget::new();
-        for _ in 0..3 {
-            budget.spend(Duration::from_secs(3600));
-        }
-        assert!(budget.is_spent());
-        assert!(*lock(&budget.paid) <= std::time::Instant::now() + DEBT);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,20 +1,16 @@
 //! The ways to Redis: TLS, users and their rights, databases, sockets; and how durable a write is before it is answered.
 
-use std::{
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{net::TcpListener, path::Path, time::Duration};
 
 use moorline::{config::Config, store::Durability};
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::{
     store_contract::Backend,
     support::{
-        PATIENCE, eventually,
+        PATIENCE,
+        authority::Authority,
+        eventually,
         gateway::{Gateway, NEVER, answer},
         process::Replica,
         redis::RedisServer,
@@ -44,49 +40,6 @@ async fn works(gateway: &Gateway) {
     let ready = session.http.get(gateway.url("/readyz")).send().await.expect("an answer");
     assert_eq!(ready.status(), 200);
     assert_eq!(session.http.delete(session.url("")).send().await.expect("an answer").status(), 204);
-}
-
-/// An authority, and certificates that it has signed.
-struct Authority(TempDir);
-
-impl Authority {
-    fn new() -> Self {
-        let authority = Authority(tempfile::tempdir().expect("a directory"));
-        authority.openssl(&[
-            &["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2"][..],
-            &["-subj", "/CN=an authority", "-keyout", "ca.key", "-out", "ca.crt"],
-        ]);
-        authority
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn openssl(&self, arguments: &[&[&str]]) {
-        let output = Command::new("openssl").args(arguments.concat()).current_dir(self.0.path()).output();
-        let output = output.unwrap_or_else(|e| panic!("openssl cannot be run ({e}): run tests/run, which installs it"));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// Makes `<name>.crt` and `<name>.key`.
-    fn sign(&self, name: &str) {
-        self.sign_for(name, "IP:127.0.0.1,DNS:localhost");
-    }
-
-    /// The same, for hosts of these names.
-    fn sign_for(&self, name: &str, names: &str) {
-        std::fs::write(self.path("names"), format!("subjectAltName={names}")).expect("written");
-        let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
-        self.openssl(&[
-            &["req", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"],
-            &["-keyout", &key, "-out", &request],
-        ]);
-        self.openssl(&[
-            &["x509", "-req", "-in", &request, "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"],
-            &["-extfile", "names", "-out", &certificate],
-        ]);
-    }
 }
 
 /// A Redis with a TLS port, and its URL.

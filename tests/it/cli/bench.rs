@@ -3,17 +3,24 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
+    path::PathBuf,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde_json::{Value, json};
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     AT_ONCE,
     program::{Gateway, PATIENCE, moorline},
 };
-use crate::support::{process::Replica, redis::RedisServer, tokens::KeyFiles, unique};
+use crate::support::{authority::Authority, process::Replica, redis::RedisServer, tokens::KeyFiles, unique};
 
 #[test]
 fn every_load_comes_back_as_it_was_sent() {
@@ -81,6 +88,47 @@ fn arguments_that_make_no_sense_are_refused() {
     }
     let nobody = moorline(&["bench", "tokens", "--url", "http://127.0.0.1:9"], "");
     assert!(nobody.code == 1 && nobody.stderr.contains("can't connect to 127.0.0.1:9"), "{nobody:?}");
+}
+
+/// Through something that speaks TLS before the gateway, trusted as everywhere else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_behind_tls_is_loaded() {
+    let (authority, gateway) = (Authority::new(), Gateway::start());
+    authority.sign("proxy");
+    let certificates = CertificateDer::pem_file_iter(authority.path("proxy.crt")).expect("certificates");
+    let certificates = certificates.map(|certificate| certificate.expect("a certificate")).collect();
+    let key = PrivateKeyDer::from_pem_file(authority.path("proxy.key")).expect("a key");
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key).expect("TLS");
+    let (acceptor, behind) = (TlsAcceptor::from(Arc::new(config)), gateway.url().replace("http://", ""));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("https://localhost:{}", listener.local_addr().expect("an address").port());
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (acceptor, behind) = (acceptor.clone(), behind.clone());
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(client).await.ok()?;
+                let mut gateway = tokio::net::TcpStream::connect(behind).await.expect("the gateway");
+                tokio::io::copy_bidirectional(&mut client, &mut gateway).await.ok()
+            });
+        }
+    });
+    for load in
+        ["tokens --sessions 3 --seconds 0.3 --warmup 0", "ingest --sessions 3 --seconds 0.1", "replay --events 3000"]
+    {
+        let bench = |trusted: PathBuf| {
+            let mut bench = tokio::process::Command::new(env!("CARGO_BIN_EXE_moorline"));
+            bench.arg("bench").args(load.split(' ')).args(["--json", "--url", &url]).env("SSL_CERT_FILE", trusted);
+            async move { bench.output().await.expect("the moorline program") }
+        };
+        let done = bench(authority.path("ca.crt")).await;
+        assert!(done.status.success(), "{load}: {}", String::from_utf8_lossy(&done.stderr));
+        let other = bench(Authority::new().path("ca.crt")).await;
+        assert!(
+            !other.status.success() && String::from_utf8_lossy(&other.stderr).contains("invalid peer certificate"),
+            "{other:?}"
+        );
+    }
 }
 
 /// What a [`liar`] does to the tenth event that it passes on to a client.

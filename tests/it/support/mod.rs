@@ -1,6 +1,7 @@
 //! What the integration tests share.
 
 pub mod agent;
+pub mod authority;
 pub mod balancer;
 pub mod crowd;
 pub mod gateway;
