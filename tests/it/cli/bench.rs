@@ -22,6 +22,10 @@ use super::{
 };
 use crate::support::{authority::Authority, process::Replica, redis::RedisServer, tokens::KeyFiles, unique};
 
+fn words(text: &str) -> Vec<&str> {
+    text.split(' ').collect()
+}
+
 #[test]
 fn every_load_comes_back_as_it_was_sent() {
     let gateway = Gateway::start();
@@ -82,7 +86,7 @@ fn arguments_that_make_no_sense_are_refused() {
         ("tokens --url http://nowhere.invalid:1", "nowhere.invalid"),
         ("tokens --url http://192.0.2.1:1", "--remote"),
     ] {
-        let bench = moorline(&[&["bench"], &arguments.split(' ').collect::<Vec<_>>()[..]].concat(), "");
+        let bench = moorline(&[&["bench"], &words(arguments)[..]].concat(), "");
         assert_eq!((bench.code, bench.stdout.as_str()), (2, ""), "{arguments}: {bench:?}");
         assert!(bench.stderr.contains(said), "{arguments}: {bench:?}");
     }
@@ -228,7 +232,7 @@ fn a_lie_is_found_and_called_by_its_name() {
         (Lie::Ended, "failed", json!({"lost": EVENTS - 9})),
     ] {
         let url = liar(lie, gateway.url());
-        let bench = moorline(&[&["bench", "--url", &url], &load.split(' ').collect::<Vec<_>>()[..]].concat(), "");
+        let bench = moorline(&[&["bench", "--url", &url], &words(load)[..]].concat(), "");
         assert_eq!(bench.code, 1, "{lie:?}: {bench:?}");
         let report: Value = serde_json::from_str(&bench.stdout).expect("a report");
         for name in ["lost", "duplicated", "reordered", "corrupt", "failed"] {
@@ -244,7 +248,7 @@ fn a_gateway_that_goes_and_comes_back_is_measured_on() {
     let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("bench")));
     let gateway = Gateway::start_with(&["--redis-url", &redis.url(), "--redis-prefix", &prefix]);
     let load = "bench tokens --json --sessions 1 --warmup 0 --seconds 3 --rate 100";
-    let mut bench = gateway.spawn(&load.split(' ').collect::<Vec<_>>());
+    let mut bench = gateway.spawn(&words(load));
     wrote(20, redis, &prefix);
     let _gateway = gateway.killed_and_restarted();
     let code = bench.wait(PATIENCE);
@@ -263,7 +267,7 @@ fn an_ingest_that_is_interrupted_leaves_no_session() {
     let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("bench")));
     let gateway = Gateway::start_with(&["--redis-url", &redis.url(), "--redis-prefix", &prefix]);
     for load in ["ingest --sessions 10 --seconds 600", "replay --events 10000000"] {
-        let mut bench = gateway.spawn(&[&["bench"], &load.split(' ').collect::<Vec<_>>()[..]].concat());
+        let mut bench = gateway.spawn(&[&["bench"], &words(load)[..]].concat());
         wrote(1000, redis, &prefix);
         bench.interrupt();
         assert_eq!(bench.wait(PATIENCE), 130, "{}", bench.stderr());
@@ -307,7 +311,7 @@ fn an_open_loop_counts_from_when_an_event_was_due() {
     let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("bench")));
     let gateway = Gateway::start_with(&["--redis-url", &redis.url(), "--redis-prefix", &prefix]);
     let load = "bench tokens --json --sessions 1 --publishers 1 --warmup 0 --seconds 3 --rate 100";
-    let mut bench = gateway.spawn(&load.split(' ').collect::<Vec<_>>());
+    let mut bench = gateway.spawn(&words(load));
     wrote(20, redis, &prefix);
     gateway.signal("-STOP");
     thread::sleep(Duration::from_secs(1));
@@ -345,7 +349,7 @@ fn a_load_that_is_interrupted_tells_what_it_has_and_deletes_its_sessions() {
     let (redis, prefix) = (RedisServer::shared(), format!("{}:", unique("bench")));
     let gateway = Gateway::start_with(&["--redis-url", &redis.url(), "--redis-prefix", &prefix]);
     let load = "bench tokens --json --sessions 1 --seconds 600 --warmup 0 --rate 1000000";
-    let mut bench = gateway.spawn(&load.split(' ').collect::<Vec<_>>());
+    let mut bench = gateway.spawn(&words(load));
     // By then far more is due than goes out while it ends.
     wrote(1000, redis, &prefix);
     bench.interrupt();
