@@ -306,6 +306,17 @@ pub enum From {
     Latest,
 }
 
+/// Entries of a read where it is not known how large they are: each may be as large as an event can, 256 KiB.
+pub const BLIND: usize = 16;
+/// Entries of a read, however large they are.
+const READ_MIN: usize = 4;
+
+/// How many entries to read where so many bytes of payload are wanted, and at most `most` entries. `size`: how large they
+/// are, in bytes, if that is known.
+pub fn limit(size: Option<usize>, bytes: usize, most: usize) -> usize {
+    size.map_or(BLIND, |size| (bytes / size.max(1)).max(READ_MIN)).min(most)
+}
+
 /// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -345,6 +356,12 @@ impl Page {
             (None, From::After(id)) if self.lost.is_none() => id,
             _ => self.extent.last,
         }
+    }
+
+    /// How large its entries are on average, in bytes of payload.
+    pub fn entry_size(&self) -> Option<usize> {
+        let bytes: usize = self.entries.iter().map(|entry| entry.payload.len()).sum();
+        bytes.checked_div(self.entries.len())
     }
 
     /// Whether there was nothing after this page when it was read.
@@ -440,5 +457,25 @@ impl Versions {
     pub fn fresh(&self) -> Version {
         let count = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         format!("{:016x}-{count:x}", self.nonce).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_is_as_large_as_is_wanted_as_far_as_sizes_are_known() {
+        for (size, most, entries) in [
+            (None, 1000, BLIND),
+            (None, 1, 1),
+            (Some(100), 1000, 40),
+            (Some(100), 30, 30),
+            (Some(0), 1000, 1000),
+            (Some(100_000), 1000, READ_MIN),
+            (Some(100_000), 1, 1),
+        ] {
+            assert_eq!(limit(size, 4000, most), entries, "{size:?}, {most}");
+        }
     }
 }

@@ -110,7 +110,7 @@ A tenth of the clients open a stream and read nothing of it (with the smallest r
 
 All clients follow a replica that is killed (SIGKILL), and come at once, with cursors 50 entries old, to its neighbour, which followed none
 of their sessions. Time from the kill until half and until all have caught up, in ms; pages that the neighbour reads from Redis for each
-session; its peak memory for each client, in KB.
+session (the last one as the load deletes it at the end); its peak memory for each client, in KB.
 
 {table(["clients", "half", "all", "reads a session", "peak KB a client"], storm)}
 """

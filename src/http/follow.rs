@@ -24,16 +24,17 @@ use crate::{
     metrics::METRICS,
     rules::CommandStatus,
     sse::{Filter, Format, Stream},
-    store::{Entry, From},
+    store::{self, Entry, From},
 };
 
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 /// Entries looked at for one page: a filter that matches little must not read the whole log in one request.
 const SCAN_MAX: usize = 10_000;
-/// Entries of one read of the store for a page: it holds them all in memory, and each may be as large as an event can.
-const SCAN_STEP: usize = 128;
-/// Payload bytes after which a page ends although it has fewer entries than were asked for.
+/// Entries of one read of the store for a page: it holds them all in memory.
+const SCAN_STEP: usize = 1000;
+/// Payload bytes after which a page ends although it has fewer entries than were asked for. Reads of the store bring about
+/// as many.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The query of a lane.
@@ -258,10 +259,10 @@ async fn page(
         (None, true) => From::After(gateway.store.read(&session, lane, From::Latest, 1).await?.extent.last),
         (None, false) => From::Start,
     };
-    let step = if filter.wants_all() { limit.min(SCAN_STEP) } else { SCAN_STEP };
-    let (mut events, mut scanned, mut bytes) = (Vec::new(), 0, 0);
+    let (mut events, mut scanned, mut bytes, mut size) = (Vec::new(), 0, 0, None);
     let (next, up_to_date, closed) = loop {
-        let page = gateway.store.read(&session, lane, from, step).await?;
+        let most = if filter.wants_all() { limit - events.len() } else { SCAN_STEP };
+        let page = gateway.store.read(&session, lane, from, store::limit(size, PAGE_BYTES, most)).await?;
         if !page.exists && page.lost.is_none() {
             return Err(Problem::unknown_session(&session));
         }
@@ -269,6 +270,7 @@ async fn page(
             return Err(Problem::cursor_lost(reason, page.extent.first));
         }
         let (mut next, mut up_to_date) = (page.next(from), page.up_to_date(from));
+        size = page.entry_size().or(size);
         scanned += page.entries.len();
         for (at, entry) in page.entries.iter().enumerate() {
             if filter.wants(&entry.payload) {
@@ -319,10 +321,12 @@ async fn pending(gateway: &Gateway, session: Name, params: &LaneParams) -> Resul
     let Current { lanes, state, control, .. } = sessions::current(gateway, &session).await?;
     let pending = control.commands().filter(|(_, command)| command.status == CommandStatus::Pending);
     let entries: BTreeSet<EntryId> = pending.filter_map(|(_, command)| command.entry).collect();
-    let (mut events, mut from) = (Vec::new(), From::Start);
+    let (mut events, mut from, mut size) = (Vec::new(), From::Start, None);
     // As mostly at an agent's start, there are none: then the lane need not be read.
     while let Some(last) = entries.last() {
-        let page = gateway.store.read(&session, Lane::Commands, from, SCAN_STEP).await?;
+        let step = store::limit(size, PAGE_BYTES, SCAN_STEP);
+        let page = gateway.store.read(&session, Lane::Commands, from, step).await?;
+        size = page.entry_size().or(size);
         for entry in page.entries.iter().filter(|entry| entries.contains(&entry.id)) {
             if filter.wants(&entry.payload) {
                 events.push(with_id(entry)?);

@@ -12,12 +12,11 @@ use super::{
 use crate::{
     id::{EntryId, Lane},
     metrics::METRICS,
-    store::{Entry, From, Lost, Page, StoreError},
+    store::{self, Entry, From, Lost, Page, StoreError},
 };
 
 /// The first page is small: its entries may be larger than those that the ring has.
 const PAGE_FIRST: usize = 64;
-const PAGE_MIN: usize = 4;
 const PAGE_MAX: usize = 2_000;
 /// How large a page should be, in payload bytes; the entry size of the last page tells how many entries that is.
 const PAGE_BYTES: usize = 512 * 1024;
@@ -282,9 +281,7 @@ impl Follower {
 
     fn entries(&mut self, page: Page) -> Option<Update> {
         let last = page.entries.last()?.id;
-        let bytes: usize = page.entries.iter().map(|entry| entry.payload.len()).sum();
-        let fitting = PAGE_BYTES / (bytes / page.entries.len()).max(1);
-        self.page = fitting.clamp(PAGE_MIN, PAGE_MAX) as u32;
+        self.page = store::limit(page.entry_size(), PAGE_BYTES, PAGE_MAX) as u32;
         self.advance(last);
         Some(Update::History(page.entries))
     }
@@ -324,7 +321,10 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::hub::{Hub, ring::BLIND, scripted::Scripted};
+    use crate::{
+        hub::{Hub, scripted::Scripted},
+        store::BLIND,
+    };
 
     fn id(ms: u64, n: u64) -> EntryId {
         EntryId { ms, n }

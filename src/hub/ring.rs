@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::Item;
 use crate::{
     id::EntryId,
-    store::{From, Page, StoreError},
+    store::{self, From, Page, StoreError},
 };
 
 /// Entries that a ring holds at most.
@@ -23,10 +23,6 @@ const PRIME: usize = 128;
 /// Entries that one read of a repair brings at most, and bytes of payload that it should.
 const REPAIR: usize = 512;
 const REPAIR_BYTES: usize = 512 * 1024;
-/// Entries of a read, however large.
-const READ_MIN: usize = 4;
-/// Entries of a read where it is not known how large they are. Each may be as large as an event can, 256 KiB.
-pub(super) const BLIND: usize = 16;
 /// Pushes that wait while a repair reads. With more, the repair reads again instead.
 const HELD_MAX: usize = 256;
 /// A ring of which nothing was heard for so long is compared with the log before a new follower goes by it: a log that has
@@ -231,7 +227,7 @@ impl Ring {
 
     /// How many entries to read where so many bytes of them are wanted, but no more than `most` entries.
     pub fn limit(&self, bytes: usize, most: usize) -> usize {
-        limit(self.bytes.checked_div(self.entries.len()).or(self.size), bytes, most)
+        store::limit(self.bytes.checked_div(self.entries.len()).or(self.size), bytes, most)
     }
 
     /// A repair has read this page. `false`: it must read again.
@@ -246,11 +242,10 @@ impl Ring {
         }
         let held = std::mem::take(held);
         let replaced = was_anchored && page.lost.is_some();
-        let bytes: usize = page.entries.iter().map(|entry| entry.payload.len()).sum();
         let (read, first) = (page.entries.len(), page.entries.first().map(|entry| entry.id));
-        let size = bytes.checked_div(read);
+        let size = page.entry_size();
         let missing = page.extent.last.n.saturating_sub(page.next(from).n);
-        let another = if read > 0 { limit(size, REPAIR_BYTES, REPAIR) } else { 0 };
+        let another = if read > 0 { store::limit(size, REPAIR_BYTES, REPAIR) } else { 0 };
         // With more missing than another read brings, the ring begins anew at the end; followers that are behind will page.
         // Where it then ends may be before where it ended: the log may be put back meanwhile. So all ask, also those that
         // are not behind.
@@ -274,7 +269,7 @@ impl Ring {
         // how large entries are.
         let more = match was_anchored {
             true => missing > 0,
-            false => read > 0 && first != page.extent.first && limit(size, BYTES_MAX, PRIME) >= 2 * read,
+            false => read > 0 && first != page.extent.first && store::limit(size, BYTES_MAX, PRIME) >= 2 * read,
         };
         if more {
             self.state = State::Repairing { anchored: was_anchored, held, again: false };
@@ -362,15 +357,10 @@ impl Ring {
     }
 }
 
-/// How many entries of this size have so many bytes.
-fn limit(size: Option<usize>, bytes: usize, most: usize) -> usize {
-    size.map_or(BLIND, |size| (bytes / size.max(1)).clamp(READ_MIN, most))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Entry, Extent, Lost};
+    use crate::store::{BLIND, Entry, Extent, Lost};
 
     fn id(ms: u64, n: u64) -> EntryId {
         EntryId { ms, n }
