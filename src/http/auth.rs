@@ -88,9 +88,9 @@ impl Caller {
     }
 }
 
-/// The bearer token that came in the query, for clients that can't send headers (`EventSource`).
+/// The bearer token that came in the query, for clients that can't send headers (`EventSource`). `None`: several came.
 #[derive(Clone)]
-struct QueryToken(Box<str>);
+struct QueryToken(Option<Box<str>>);
 
 /// Takes `access_token` out of the request's address before anything else looks at it, so that no log, no metric and no
 /// error text can repeat it.
@@ -106,17 +106,18 @@ pub fn hide_token<B>(mut request: axum::http::Request<B>) -> axum::http::Request
 
 const PARAMETER: &str = "access_token";
 
-/// The token in a query, and the query without it. Of several tokens the first counts.
-fn without_token(query: &str) -> Option<(Box<str>, String)> {
+/// The token in a query (`None` if there are several), and the query without it.
+fn without_token(query: &str) -> Option<(Option<Box<str>>, String)> {
     let is_token = |pair: &str| {
         let key = pair.split('=').next().unwrap_or_default();
         // A key may be written with escapes; then it is the same key.
         key == PARAMETER || key.contains('%') && decoded(key) == PARAMETER
     };
-    let token = query.split('&').find(|pair| is_token(pair))?;
-    let token = decoded(token.split_once('=').map_or("", |(_, value)| value));
+    let mut tokens = query.split('&').filter(|pair| is_token(pair));
+    let token = decoded(tokens.next()?.split_once('=').map_or("", |(_, value)| value)).into();
+    let token = tokens.next().is_none().then_some(token);
     let rest: Vec<&str> = query.split('&').filter(|pair| !is_token(pair)).collect();
-    Some((token.into(), rest.join("&")))
+    Some((token, rest.join("&")))
 }
 
 fn decoded(text: &str) -> String {
@@ -203,7 +204,8 @@ fn granted(verifier: &Verifier, needs: Needs, session: &str, parts: &mut Parts) 
     let grant = match bearer(&parts.headers).map_err(Problem::bad_token)? {
         Some(token) => verifier.verify(token),
         None => match parts.extensions.remove::<QueryToken>() {
-            Some(QueryToken(token)) => verifier.verify(&token),
+            Some(QueryToken(Some(token))) => verifier.verify(&token),
+            Some(QueryToken(None)) => Err(Refused::Several),
             None => return Err(Problem::unauthenticated()),
         },
     };
@@ -341,14 +343,14 @@ mod tests {
     #[test]
     fn a_token_leaves_the_query_however_it_is_written() {
         for (query, token, rest) in [
-            ("access_token=a.b-c_d", "a.b-c_d", ""),
-            ("agent=x&access_token=t&run=y", "t", "agent=x&run=y"),
-            ("access%5Ftoken=t&%61ccess_token=u", "t", ""),
-            ("access_token&a=1", "", "a=1"),
-            ("access_token=a%2Eb", "a.b", ""),
+            ("access_token=a.b-c_d", Some("a.b-c_d"), ""),
+            ("agent=x&access_token=t&run=y", Some("t"), "agent=x&run=y"),
+            ("access%5Ftoken=t&a=1&%61ccess_token=u", None, "a=1"),
+            ("access_token&a=1", Some(""), "a=1"),
+            ("access_token=a%2Eb", Some("a.b"), ""),
         ] {
             let (found, left) = without_token(query).expect(query);
-            assert_eq!((&*found, left.as_str()), (token, rest), "{query}");
+            assert_eq!((found.as_deref(), left.as_str()), (token, rest), "{query}");
         }
         for query in ["", "agent=x", "token=access_token", "xaccess_token=1", "access_tokens=1"] {
             assert_eq!(without_token(query), None, "{query}");

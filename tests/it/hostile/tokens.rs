@@ -114,6 +114,7 @@ async fn no_route_takes_a_request_without_a_good_token() {
         ("no signature", Some(format!("{message}.")), "bad_token"),
         ("half a signature", Some(format!("{message}.{}", &signature[..signature.len() / 2])), "bad_token"),
         ("another's signature", Some(altered), "bad_token"),
+        ("twice in the query", Some(format!("{good}&access_token={good}")), "bad_token"),
         ("a guessed secret", Some(token(&json!({"alg": "HS256"}), &all, hs256(b"secret"))), "bad_token"),
         ("an empty secret", Some(token(&json!({"alg": "HS256"}), &all, hs256(b""))), "bad_token"),
         ("the public key as a secret", Some(token(&json!({"alg": "HS256"}), &all, hs256(&scene.public))), "bad_token"),
