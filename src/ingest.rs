@@ -347,7 +347,8 @@ impl Ingest {
                     account.more(events.len() - prepaid);
                 }
                 let run = self.reading.defaults.run.clone();
-                let append = Append { events, run, attempt: self.attempt, producer: self.producer.clone() };
+                let (attempt, producer, goes_on) = (self.attempt, self.producer.clone(), progress.appended > 0);
+                let append = Append { events, run, attempt, producer, goes_on };
                 let received = self.producer.as_ref().map(|producer| producer.seq);
                 let done = self.writers.act(&self.session, Action::Append(append)).await;
                 let done = done.map_err(|error| Stopped::Write { error, received })?;

@@ -397,6 +397,9 @@ fn decide(copy: &mut Copy, batch: &[Waiting], versions: &Versions) -> Decided {
         let verdict = match &waiting.action {
             // That would bring it into being, closed.
             Action::Close if copy.version.is_none() && parts == 0 => Err(Refusal::UnknownSession),
+            Action::Append(append) if append.goes_on && copy.version.is_none() && parts == 0 => {
+                Err(Refusal::SessionGone)
+            }
             action => rules::apply(&mut copy.control, now, action, &mut effects),
         };
         verdicts.push((verdict, (effects.parts.len() > parts).then_some(parts)));

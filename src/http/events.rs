@@ -103,7 +103,7 @@ impl Publication<'_> {
     pub async fn append(self, events: Vec<Event>, progress: &mut Progress) -> Result<Response, Problem> {
         let Publication { gateway, session, defaults, attempt, producer, .. } = self;
         let received = producer.as_ref().map(|producer| producer.seq);
-        let action = Action::Append(Append { events, run: defaults.run, attempt, producer });
+        let action = Action::Append(Append { events, run: defaults.run, attempt, producer, goes_on: false });
         let done = gateway.writers.act(session, action).await.map_err(|error| write_problem(error, received))?;
         (progress.appended, progress.last) = (done.ids.len(), done.ids.last().copied());
         let stopping = match &done.reply {

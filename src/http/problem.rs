@@ -249,7 +249,7 @@ impl From<Refusal> for Problem {
         let unknown = |code| Problem::new(StatusCode::NOT_FOUND, code, detail.clone());
         match refusal {
             Refusal::SessionClosed => conflict("session_closed"),
-            Refusal::UnknownSession => unknown("unknown_session"),
+            Refusal::UnknownSession | Refusal::SessionGone => unknown("unknown_session"),
             Refusal::UnknownRun(run) => unknown("unknown_run").with("run", run.as_str()),
             Refusal::RunEnded { run, attempt, status } => {
                 conflict("run_ended").with("run", json!({"run": run, "attempt": attempt, "status": status}))

@@ -13,6 +13,9 @@ pub enum Refusal {
     /// There is no session to close.
     #[error("there is no such session")]
     UnknownSession,
+    /// The session that the request has appended to is no more.
+    #[error("the session is gone: it was deleted, or has expired, since this request began; a new one begins it anew")]
+    SessionGone,
     /// No such run was started.
     #[error("no run {0:?} was started in this session")]
     UnknownRun(Name),

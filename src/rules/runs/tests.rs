@@ -98,7 +98,7 @@ fn an_attempt_said_of_one_run_is_not_said_of_others() {
     });
     let append = |attempt| {
         let events = events.to_vec();
-        Action::Append(Append { events, run: Some(name("r")), attempt: Some(attempt), producer: None })
+        Action::Append(Append { events, run: Some(name("r")), attempt: Some(attempt), ..Append::default() })
     };
     scene.act(append(2)).unwrap();
     assert!(matches!(scene.act(append(1)), Err(Refusal::StaleAttempt { .. })));

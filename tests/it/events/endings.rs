@@ -13,6 +13,7 @@ on_both_stores!(
     a_closed_session_is_read_to_its_end_and_takes_no_more,
     a_client_that_has_all_of_a_closed_session_is_told_to_stay_away,
     an_endless_body_ends_with_its_session,
+    an_endless_body_does_not_bring_back_a_session_that_is_deleted,
     what_runs_ends_with_its_session,
     clients_of_a_deleted_session_go_on_with_the_one_made_anew,
     a_deleted_session_is_gone_whole,
@@ -123,6 +124,32 @@ async fn an_endless_body_ends_with_its_session(backend: Backend) {
     let problem = body.answered().await.problem(409, "session_closed");
     assert_eq!((&problem["appended"], &problem["last"]), (&json!(1), &json!(entry.id)));
     assert_eq!(session.data().await, [1]);
+}
+
+async fn an_endless_body_does_not_bring_back_a_session_that_is_deleted(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    let mut stream = session.follow("").await;
+    stream.caught_up().await;
+    let bodies = [1, 2].map(|_| Endless::post(&session, "/events", "application/x-ndjson"));
+    let mut last = Vec::new();
+    for body in &bodies {
+        body.piece("{\"data\":1}\n").await;
+        last.push(stream.entry().await.id);
+    }
+    let deleted = session.http.delete(session.url("")).send().await.expect("an answer");
+    assert_eq!(deleted.status(), 204);
+    for (body, last) in bodies.into_iter().zip(last) {
+        body.piece("{\"data\":2}\n").await;
+        let problem = body.answered().await.problem(404, "unknown_session");
+        assert_eq!((&problem["appended"], &problem["last"]), (&json!(1), &json!(last)));
+        session.get("").await.problem(404, "unknown_session");
+    }
+    // One that begins later does begin it.
+    let body = Endless::post(&session, "/events", "application/x-ndjson");
+    body.piece("{\"data\":3}\n").await;
+    assert_eq!(body.end().await.is(201)["appended"], 1);
+    assert_eq!(session.data().await, [3]);
 }
 
 async fn what_runs_ends_with_its_session(backend: Backend) {
