@@ -88,7 +88,8 @@ impl Quota {
             return Some(account.clone());
         }
         if accounts.len() >= ACCOUNTS {
-            accounts.retain(|_, account| !account.rests());
+            // Whoever is under way counts on its own: another one for the subject would let it have twice as much.
+            accounts.retain(|_, account| Arc::strong_count(account) > 1 || !account.rests());
         }
         let account = Arc::new(Account {
             events: Bucket::new(limits.events_per_second, Duration::from_secs(1)),

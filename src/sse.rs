@@ -330,7 +330,8 @@ impl Stream {
                     pending.entry(entry.id, &entry.payload, self.view.format);
                     entry.id
                 });
-                METRICS.delivered(written, self.live);
+                // Read for this client, which has fallen behind: no news, however long it has been live.
+                METRICS.delivered(written, false);
             }
             Update::CaughtUp(id) => {
                 self.live = true;

@@ -300,6 +300,8 @@ pub struct Extent {
 pub enum From {
     /// At the first entry that is there.
     Start,
+    /// At this entry or, if it is no longer there, the next one.
+    At(EntryId),
     /// After this entry, which must still be in the log. `0-0` stands before entry number 1.
     After(EntryId),
     /// So that the page ends with the newest entry.
@@ -403,7 +405,7 @@ impl Lost {
 /// How long sessions are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// A session that nobody wrote to for so long is gone.
+    /// A session that nobody wrote to for so long is gone; zero: none ever is.
     pub ttl: Duration,
     /// How many entries a lane keeps at least.
     pub cap: u64,

@@ -185,7 +185,7 @@ impl Writers {
     }
 
     async fn run(self: Arc<Self>, writer: Arc<Writer>) {
-        let _busy = Busy(&writer);
+        let mut busy = Busy { writer: &writer, done: false };
         loop {
             let (batch, copy) = {
                 let mut state = lock(&writer.state);
@@ -193,6 +193,7 @@ impl Writers {
                 if batch.is_empty() {
                     state.running = false;
                     state.used = Some(Instant::now());
+                    busy.done = true;
                     return;
                 }
                 (batch, state.copy.take())
@@ -236,13 +237,17 @@ impl Writers {
     }
 }
 
-/// Somebody is at work on a queue. If that panics, those who wait are told, and the next one begins anew.
-struct Busy<'a>(&'a Writer);
+/// Somebody is at work on a queue. If that does not come to its end (it has panicked), those who wait are told, and the next
+/// one begins anew.
+struct Busy<'a> {
+    writer: &'a Writer,
+    done: bool,
+}
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let mut state = lock(&self.0.state);
+        if !self.done {
+            let mut state = lock(&self.writer.state);
             (state.running, state.used) = (false, Some(Instant::now()));
             state.queue.clear();
         }

@@ -319,7 +319,9 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         output::notice(format_args!("error: --durability replicated:N needs --redis-url"));
         return ExitCode::from(2);
     }
-    if let Some(most) = descriptors::raise().filter(|most| config.quotas.streams as u64 + descriptors::OTHERS > *most) {
+    if let Some(most) =
+        descriptors::raise().filter(|most| (config.quotas.streams as u64).saturating_add(descriptors::OTHERS) > *most)
+    {
         tracing::warn!(
             most,
             "--max-streams is more than the descriptors that the process may have: raise the hard limit (ulimit -Hn, LimitNOFILE)"
@@ -403,7 +405,11 @@ fn log_to_stderr(args: &ServeArgs) -> Result<(), tracing_subscriber::filter::Par
 /// What clocks differ by.
 fn leeway(text: &str) -> Result<Duration, String> {
     const MOST: Duration = Duration::from_secs(24 * 3600);
-    duration(text).and_then(|time| if time > MOST { Err("it is at most 24h".to_owned()) } else { Ok(time) })
+    match duration(text)? {
+        time if time > MOST => Err("it is at most 24h".to_owned()),
+        time if time.subsec_nanos() > 0 => Err("it takes whole seconds".to_owned()),
+        time => Ok(time),
+    }
 }
 
 /// `redis` or `replicated:N`.

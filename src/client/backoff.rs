@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::error::RETRY_AFTER_MAX;
+
 /// The first wait where the gateway named none.
 const FIRST: Duration = Duration::from_millis(250);
 
@@ -28,7 +30,7 @@ impl Default for Backoff {
 impl Backoff {
     /// The gateway's own word on the shortest wait (`retry:` of its stream).
     pub fn set_floor(&mut self, floor: Duration) {
-        self.floor = floor;
+        self.floor = floor.min(RETRY_AFTER_MAX);
     }
 
     /// Something worked: the next failure is the first again.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 /// The longest `Retry-After` that is obeyed; a longer one is more likely a mistake than a plan.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
 /// The most of an error answer's body that is read.
 const BODY_MAX: usize = 64 * 1024;

@@ -24,7 +24,7 @@ use crate::{
     metrics::METRICS,
     rules::CommandStatus,
     sse::{Filter, Format, Stream},
-    store::{self, Entry, From},
+    store::{self, Entry, Extent, From},
 };
 
 const LIMIT_DEFAULT: usize = 100;
@@ -256,7 +256,14 @@ async fn page(
     }
     let mut from = match (params.after()?, params.begins_now()?) {
         (Some(after), _) => From::After(after),
-        (None, true) => From::After(gateway.store.read(&session, lane, From::Latest, 1).await?.extent.last),
+        (None, true) => {
+            let page = gateway.store.read(&session, lane, From::Latest, 1).await?;
+            if !page.exists {
+                return Err(Problem::unknown_session(&session));
+            }
+            let Extent { last, .. } = page.extent;
+            return Ok(Page { events: Vec::new(), next: last, up_to_date: true, closed: page.closed }.into_response());
+        }
         (None, false) => From::Start,
     };
     let (mut events, mut scanned, mut bytes, mut size) = (Vec::new(), 0, 0, None);
@@ -321,7 +328,8 @@ async fn pending(gateway: &Gateway, session: Name, params: &LaneParams) -> Resul
     let Current { lanes, state, control, .. } = sessions::current(gateway, &session).await?;
     let pending = control.commands().filter(|(_, command)| command.status == CommandStatus::Pending);
     let entries: BTreeSet<EntryId> = pending.filter_map(|(_, command)| command.entry).collect();
-    let (mut events, mut from, mut size) = (Vec::new(), From::Start, None);
+    let (mut events, mut from, mut size) =
+        (Vec::new(), entries.first().map_or(From::Start, |first| From::At(*first)), None);
     // As mostly at an agent's start, there are none: then the lane need not be read.
     while let Some(last) = entries.last() {
         let step = store::limit(size, PAGE_BYTES, SCAN_STEP);

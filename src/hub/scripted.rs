@@ -83,6 +83,7 @@ impl Script {
         let (begin, lost) = match from {
             From::Start | From::After(EntryId::ZERO) => (0, None),
             From::After(cursor) => (after(cursor).unwrap_or(0), after(cursor).is_none().then_some(Lost::Unknown)),
+            From::At(first) => (ids().position(|id| id >= first).unwrap_or(self.log.len()), None),
             From::Latest => (self.log.len().saturating_sub(limit), None),
         };
         let entries = self.log[begin..].iter().take(limit).cloned().collect();

@@ -310,7 +310,8 @@ impl Store for MemoryStore {
             session.version = version.clone();
         }
         if wrote {
-            session.expires = now.saturating_add(self.retention.ttl.as_millis() as Ms);
+            let ttl = self.retention.ttl.as_millis() as Ms;
+            session.expires = if ttl == 0 { Ms::MAX } else { now.saturating_add(ttl) };
         }
         if let Some(session) = fresh
             && wrote
@@ -340,6 +341,7 @@ impl Store for MemoryStore {
         let (start, lost) = match (from, log) {
             (From::Start, _) => (0, None),
             (From::Latest, log) => (log.map_or(0, |l| l.entries.len().saturating_sub(limit)), None),
+            (From::At(id), log) => (log.map_or(0, |l| l.entries.partition_point(|e| e.id < id)), None),
             (From::After(EntryId::ZERO), None) => (0, None),
             (From::After(EntryId::ZERO), Some(_)) if extent.is_whole() => (0, None),
             (From::After(id), Some(log)) if log.contains(id) => (log.entries.partition_point(|e| e.id.n <= id.n), None),

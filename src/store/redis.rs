@@ -194,13 +194,13 @@ impl RedisStore {
         self.erase(&keys, &session).await?;
         self.write(&keys, &session, &commit(None)).await?;
         self.write(&keys, &session, &commit(Some("1"))).await?;
-        self.erase(&keys, &session).await?;
-        self.pages.stat(&session).await?;
-        self.pages.producer(&session, &session).await?;
+        let pages = self.pages.of(keys.clone());
+        pages.stat(&session).await?;
+        pages.producer(&session, &session).await?;
         for from in [From::Start, From::Latest] {
-            self.pages.read(&session, Lane::Events, from, 1).await?;
+            pages.read(&session, Lane::Events, from, 1).await?;
         }
-        Ok(())
+        self.erase(&keys, &session).await.map(drop)
     }
 
     async fn write(&self, keys: &Keys, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
@@ -213,7 +213,7 @@ impl RedisStore {
         // The connection's own timeout does not cover a reconnect that it waits for. In a box, for the many commits that
         // don't come here not to make room for it.
         let timeout = self.config.timeout;
-        Box::pin(tokio::time::timeout(timeout, committed)).await.unwrap_or_else(|_| Err(late(timeout)))
+        Box::pin(tokio::time::timeout(timeout, committed)).await.unwrap_or_else(|_| Err(self.commits.late(timeout)))
     }
 
     async fn erase(&self, keys: &Keys, session: &Name) -> Result<bool, StoreError> {
@@ -228,18 +228,20 @@ impl RedisStore {
         };
         // Also where there was nothing to erase: an earlier attempt may have done it, and not be replicated yet.
         let told = |reply: &Value| *reply != NOT_NOW;
-        loop {
-            let erased = self.erase.run(&mut connection, arguments, told);
-            let reply = tokio::time::timeout(self.config.timeout, erased).await;
-            let reply = reply.map_err(|_| late(self.config.timeout)).and_then(|reply| reply.map_err(store_error));
-            self.heed(&reply);
-            match reply? {
-                script::Reply { value: NOT_NOW, .. } => tokio::time::sleep(Duration::from_millis(1)).await,
-                script::Reply { unconfirmed: Some(unconfirmed), .. } => return Err(unconfirmed),
-                script::Reply { value: Value::Int(erased), .. } => return Ok(erased == 1),
-                script::Reply { value, .. } => return Err(unreadable("a deletion's answer", &value)),
+        let erased = async {
+            loop {
+                let reply = self.erase.run(&mut connection, arguments, told).await.map_err(store_error);
+                self.heed(&reply);
+                match reply? {
+                    script::Reply { value: NOT_NOW, .. } => tokio::time::sleep(Duration::from_millis(1)).await,
+                    script::Reply { unconfirmed: Some(unconfirmed), .. } => return Err(unconfirmed),
+                    script::Reply { value: Value::Int(erased), .. } => return Ok(erased == 1),
+                    script::Reply { value, .. } => return Err(unreadable("a deletion's answer", &value)),
+                }
             }
-        }
+        };
+        let timeout = self.config.timeout;
+        tokio::time::timeout(timeout, erased).await.unwrap_or_else(|_| Err(self.commits.late(timeout)))
     }
 
     /// Sees from the outcome of a write whether the server takes any.
@@ -288,6 +290,9 @@ impl Store for RedisStore {
             .await
             .map_err(|_| StoreError::Unavailable(format!("no answer to a ping within {:?}", self.config.timeout)))?
             .map_err(store_error)?;
+        if !self.appender.alive() {
+            return Err(StoreError::Fault("the task that appends has ended; restart this replica".into()));
+        }
         if !self.tails.alive() {
             return Err(StoreError::Unavailable("the subscription to Redis is down".into()));
         }

@@ -42,6 +42,8 @@ enum Cursor {
     Zero,
     /// An id that some incarnation of the session gave out.
     Given(prop::sample::Index),
+    /// The same, as the entry to begin with.
+    At(prop::sample::Index),
     /// The id of an entry, so much off in time and number.
     Near(prop::sample::Index, i64, i64),
     /// Any text that parses.
@@ -56,6 +58,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Cursor::Latest),
         1 => Just(Cursor::Zero),
         8 => index().prop_map(Cursor::Given),
+        2 => index().prop_map(Cursor::At),
         3 => (index(), -2..3i64, -2..3i64).prop_map(|(at, ms, n)| Cursor::Near(at, ms, n)),
         1 => (any::<u64>(), 0..30u64).prop_map(|(ms, n)| Cursor::MadeUp(EntryId { ms, n })),
         1 => any::<(u64, u64)>().prop_map(|(ms, n)| Cursor::MadeUp(EntryId { ms, n })),
@@ -119,6 +122,7 @@ impl Model {
             Cursor::Latest => From::Latest,
             Cursor::Zero => From::After(EntryId::ZERO),
             Cursor::Given(at) => From::After(some(at)),
+            Cursor::At(at) => From::At(some(at)),
             Cursor::Near(at, ms, n) => {
                 let id = some(at);
                 From::After(EntryId { ms: id.ms.saturating_add_signed(*ms), n: id.n.saturating_add_signed(*n) })
@@ -149,6 +153,7 @@ impl Model {
         let (start, lost) = match from {
             From::Start => (cut, None),
             From::Latest => (log.len() - kept.min(limit), None),
+            From::At(id) => (cut.max(log.iter().take_while(|e| e.0 < id).count()), None),
             From::After(EntryId::ZERO) => (cut, (cut > 0).then_some(Lost::Trimmed)),
             From::After(id) => match place(id) {
                 Some(at) if at >= cut => (at + 1, None),

@@ -65,6 +65,11 @@ impl Drop for Appender {
 }
 
 impl Appender {
+    /// Whether the task is at work. It ends before its store does only if it has panicked.
+    pub fn alive(&self) -> bool {
+        !self.task.is_finished()
+    }
+
     pub fn start(connection: Link, config: &RedisConfig) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let script = Script::new(include_str!("append.lua").to_owned(), config.durability, config.timeout);
@@ -162,7 +167,7 @@ impl Calls {
         let began = Instant::now();
         // One timer for them all. The connection's own does not cover a reconnect that it waits for.
         let answers = timeout(self.config.timeout, self.call(&batch)).await;
-        let answers = answers.unwrap_or_else(|_| Err(super::late(self.config.timeout)));
+        let answers = answers.unwrap_or_else(|_| Err(self.connection.late(self.config.timeout)));
         // Whichever of the two timers it was.
         let late = answers.is_err() && began.elapsed() >= self.config.timeout;
         match answers {

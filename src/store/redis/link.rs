@@ -25,6 +25,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use crate::store::StoreError;
+
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Commands or beats without an answer, with none answered in between, after which a connection counts as silent.
@@ -116,7 +118,13 @@ impl Link {
         Ok(Link(shared))
     }
 
-    /// A beat was sent over it, and no answer came.
+    /// A command got no answer in time, as whoever waited for it saw: what a connection counts itself it has not heard of.
+    pub fn late(&self, timeout: Duration) -> StoreError {
+        self.no_answer();
+        super::late(timeout)
+    }
+
+    /// Something was sent over it, and no answer came.
     pub fn no_answer(&self) {
         if self.0.unanswered.fetch_add(1, Relaxed) + 1 >= UNANSWERED_MAX {
             self.replace("it is silent", None);
@@ -276,6 +284,8 @@ async fn keep(
             Ok(connection) => {
                 pause = PAUSE_MIN;
                 *link.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                // What had no connection to be answered on says nothing of this one.
+                link.unanswered.store(0, Relaxed);
                 link.stand.send_replace(Stand::Up(Line::new(connection)));
                 link.renewed.notify_one();
             }

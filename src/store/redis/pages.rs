@@ -47,6 +47,11 @@ impl Pages {
         Ok(Pages { keys, pool, timeout: config.timeout, late: Arc::default() })
     }
 
+    /// The same for sessions under other keys.
+    pub fn of(&self, keys: Keys) -> Self {
+        Pages { keys, ..self.clone() }
+    }
+
     /// Drops the connections that wait for a question: they may lead nowhere.
     pub fn renew(&self) {
         self.pool.retain(|_, _| false);
@@ -64,6 +69,7 @@ impl Pages {
             From::After(id) => {
                 pipe.cmd("XRANGE").arg(&key).arg(id.to_string()).arg("+").arg("COUNT").arg(limit.saturating_add(1))
             }
+            From::At(id) => pipe.cmd("XRANGE").arg(&key).arg(id.to_string()).arg("+").arg("COUNT").arg(limit),
             From::Latest => pipe.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(limit),
         };
         let mut replies = self.transaction(session, pipe).await?;
@@ -80,7 +86,7 @@ impl Pages {
                 let start = Box::pin(self.read(session, lane, From::Start, limit)).await?;
                 return Ok(Page { lost: Some(Lost::why(id, created, extent)), ..start });
             }
-            From::Start => {}
+            From::Start | From::At(_) => {}
         }
         Ok(Page { exists, closed, extent, lost: None, entries })
     }

@@ -49,8 +49,8 @@ const BATCH: usize = 1000;
 /// The subscriptions of this replica.
 pub struct Tails {
     shared: Arc<Shared>,
-    /// Unbounded, but it never holds more than one operation for each session that comes or goes, and both wait for or
-    /// follow an HTTP request.
+    /// Unbounded, but what is given up while there is no connection is taken out, and the rest waits for an HTTP request
+    /// or follows one.
     operations: mpsc::UnboundedSender<Operation>,
     timeout: Duration,
     tasks: Vec<JoinHandle<()>>,
@@ -107,8 +107,9 @@ impl Tails {
         Ok(Tails { shared, operations, timeout: config.timeout, tasks })
     }
 
+    /// Whether pushes come. (A task ends before its store does only if it has panicked.)
     pub fn alive(&self) -> bool {
-        self.shared.alive.load(Ordering::Relaxed)
+        self.shared.alive.load(Ordering::Relaxed) && !self.tasks.iter().any(JoinHandle::is_finished)
     }
 
     /// Returns when Redis has confirmed the subscription: what is committed from then on is pushed.
@@ -198,8 +199,9 @@ impl Keeper {
     }
 
     async fn run(mut self, mut subscriber: Subscriber) {
+        let mut kept = Vec::new();
         loop {
-            let why = match self.serve(subscriber).await {
+            let why = match self.serve(subscriber, std::mem::take(&mut kept)).await {
                 End::Over => return,
                 End::Renewed => "commits go over a new connection".into(),
                 End::Lost(why) => {
@@ -216,6 +218,9 @@ impl Keeper {
             tracing::warn!(why, "lost the subscription to Redis; streams wait and catch up when it is back");
             let (lost, mut pause) = (Instant::now(), RECONNECT_MIN);
             subscriber = loop {
+                // A new connection has nothing to unsubscribe, and who has given up waits for nothing.
+                kept.extend(std::iter::from_fn(|| self.operations.try_recv().ok()));
+                kept.retain(|operation| matches!(operation, Operation::Subscribe(_, done) if !done.is_closed()));
                 match self.connect().await {
                     Ok(subscriber) => break subscriber,
                     Err(error) => tracing::debug!(%error, "no subscriber connection yet"),
@@ -227,8 +232,8 @@ impl Keeper {
         }
     }
 
-    /// Serves one connection until it ends.
-    async fn serve(&mut self, mut subscriber: Subscriber) -> End {
+    /// Serves one connection until it ends. `operations` have waited for it.
+    async fn serve(&mut self, mut subscriber: Subscriber, mut operations: Vec<Operation>) -> End {
         let channels: Vec<(String, Watch)> =
             self.shared.channels().iter().map(|(c, t)| (c.clone(), t.clone())).collect();
         for batch in channels.chunks(BATCH) {
@@ -241,7 +246,9 @@ impl Keeper {
         }
         // Not to hold tails that nobody watches any more for as long as this connection lasts.
         drop(channels);
-        let mut operations = Vec::new();
+        if let Err(error) = self.operate(&mut subscriber, &mut operations).await {
+            return End::Lost(error.to_string());
+        }
         let mut silent = pin!(sleep_until(subscriber.heard() + SILENT_AFTER));
         loop {
             tokio::select! {

@@ -8,7 +8,7 @@ use std::{
 
 use moorline::{
     id::Lane,
-    store::{Commit, From, Part, Producer, ProducerState, StoreError},
+    store::{Commit, From, Part, Producer, ProducerState, Push, StoreError, Tail},
 };
 
 use super::*;
@@ -148,6 +148,59 @@ async fn a_subscription_asked_for_while_redis_is_away_is_refused_in_time_or_work
     let (watcher, _subscription) = eventually("a subscription", watch).await;
     append_at_last(&session, "back").await;
     a_push_of(&watcher, "back").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriptions_given_up_while_redis_is_away_are_not_asked_for_when_it_is_back() {
+    let server = RedisServer::start();
+    let session = session(&server).await;
+    server.kill9();
+    for _ in 0..3 {
+        let names: Vec<_> = (0..20).map(|_| name(&unique("s"))).collect();
+        let asked = names.iter().map(|name| session.store.subscribe(name, Arc::new(Watcher::default())));
+        for subscription in futures_util::future::join_all(asked).await {
+            unavailable(subscription.map(drop));
+        }
+    }
+    server.restart();
+    let watch = || async { session.store.subscribe(&session.name, Arc::new(Watcher::default())).await.ok() };
+    let _subscription = eventually("a subscription", watch).await;
+    let stats = server.cli(&["INFO", "commandstats"]);
+    // One of those that waited may have been let in while the first attempts to connect were made.
+    assert!(!stats.contains("cmdstat_unsubscribe"), "{stats}");
+}
+
+/// Panics when anything comes.
+struct Trap;
+
+impl Tail for Trap {
+    fn push(&self, _: Push) {
+        panic!("a fault of ours");
+    }
+
+    fn doubt(&self) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_pushes_have_ended_for_good_is_not_healthy() {
+    let server = RedisServer::start();
+    let session = session(&server).await;
+    let _subscription = session.store.subscribe(&session.name, Arc::new(Trap)).await.unwrap();
+    healthy(&session).await;
+    session.append_events(&["1"]).await;
+    let why = eventually("an unhealthy store", || async { session.store.health().await.err() }).await;
+    assert!(matches!(&why, StoreError::Unavailable(text) if text.contains("subscription")), "{why}");
+}
+
+#[tokio::test]
+async fn a_clients_session_does_not_keep_a_replica_from_its_start() {
+    let server = RedisServer::start();
+    let store = connect(&server, |config| config.prefix = "m:".into()).await;
+    for last in ["meta", "events", "commands"] {
+        server.cli(&["SET", &format!("m:{{s}}:{last}"), "foreign"]);
+    }
+    store.try_out().await.unwrap();
+    assert_eq!(server.cli(&["KEYS", "m:try-out*"]), "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,7 @@ promises![
     a_read_after_an_entry_gives_what_follows_it,
     a_read_after_zero_is_a_read_from_the_start,
     a_read_of_the_latest_ends_with_the_newest,
+    a_read_at_an_entry_begins_with_it_or_the_next,
     a_read_after_a_trimmed_entry_says_so_and_begins_at_the_first,
     a_read_after_an_entry_that_never_was_says_so,
     a_read_after_an_entry_of_a_deleted_session_says_so,
@@ -108,6 +109,18 @@ async fn a_read_of_the_latest_ends_with_the_newest(backend: Backend) {
     let page = session.read(From::Latest, 3).await;
     assert_eq!((page.lost, ns(&page)), (None, vec![298, 299, 300]));
     assert_eq!(page.next(From::Latest), ids[299]);
+}
+
+async fn a_read_at_an_entry_begins_with_it_or_the_next(backend: Backend) {
+    let (session, ids) = five(backend).await;
+    for (at, expected) in [(EntryId::ZERO, &FIVE[..2]), (ids[2], &FIVE[2..4]), (ids[4], &FIVE[4..])] {
+        assert_eq!(texts(&session.read(From::At(at), 2).await.entries), expected);
+    }
+    let page = session.read(From::At(EntryId { n: 6, ..ids[4] }), 2).await;
+    assert_eq!((page.lost, texts(&page.entries).len(), page.next(From::Start)), (None, 0, ids[4]));
+    let (session, ids) = trimmed(backend).await;
+    let page = session.read(From::At(ids[0]), 1).await;
+    assert_eq!((page.lost, page.entries.first().map(|e| e.id)), (None, page.extent.first));
 }
 
 async fn a_read_after_a_trimmed_entry_says_so_and_begins_at_the_first(backend: Backend) {
