@@ -48,6 +48,9 @@ pub enum Error {
         /// The innermost cause.
         why: String,
     },
+    /// What was to be sent can't be written as JSON: nothing was sent.
+    #[error("this can't be written as JSON: {0}")]
+    Unwritable(String),
     /// The gateway (or a proxy before it) refused.
     #[error("{0}")]
     Problem(Box<Problem>),

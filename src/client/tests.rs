@@ -212,6 +212,44 @@ async fn a_producer_sends_again_under_the_same_numbers() {
 }
 
 #[tokio::test]
+async fn a_producer_sees_to_what_it_left_unanswered_before_it_goes_on() {
+    let stored = answer("200 OK", "", r#"{"ids":["1-1"],"skipped":1,"duplicate":true}"#);
+    let new = || answer("201 Created", "", r#"{"ids":["1-2"]}"#);
+    let refused = answer("409 Conflict", "", r#"{"code":"run_ended","detail":"…"}"#);
+    let (client, mut requests) =
+        scripted([String::new(), stored, new(), String::new(), new(), String::new(), refused, new()]).await;
+    let mut producer = client.producer(&name("s"), Speaker::default()).patience(Duration::ZERO);
+    let sent = |request: String| {
+        let number = request.split("producer-seq: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned();
+        (number, request.split("\r\n\r\n").nth(1).unwrap().to_owned())
+    };
+    // Other events: what got no answer goes first.
+    producer.publish(&["a"]).await.unwrap_err();
+    producer.publish(&["b"]).await.unwrap();
+    // The same ones again.
+    producer.publish(&["c", "d"]).await.unwrap_err();
+    producer.publish(&["c", "d"]).await.unwrap();
+    assert_eq!(producer.published(), 4);
+    // Refused for good: not stored, and its number is free.
+    producer.publish(&["e"]).await.unwrap_err();
+    producer.publish(&["f"]).await.unwrap();
+    assert_eq!(producer.published(), 5);
+    for expected in [
+        ("0", "\"a\""),
+        ("0", "\"a\""),
+        ("1", "\"b\""),
+        ("2", "[\"c\",\"d\"]"),
+        ("2", "[\"c\",\"d\"]"),
+        ("4", "\"e\""),
+        ("4", "\"e\""),
+        ("4", "\"f\""),
+    ] {
+        let (number, body) = sent(requests.recv().await.unwrap());
+        assert_eq!((number.as_str(), body.as_str()), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_producer_gives_up_on_a_refusal_and_on_an_address_where_nobody_is() {
     let problem = r#"{"status":409,"code":"producer_gap","title":"Conflict","detail":"d","expected":0,"received":7}"#;
     let (client, _requests) = scripted([answer("409 Conflict", "", problem)]).await;
