@@ -103,13 +103,24 @@ pub struct Event {
 #[serde(deny_unknown_fields)]
 struct Incoming<'a> {
     #[serde(rename = "type", borrow)]
-    kind: Option<Cow<'a, str>>,
+    kind: Option<Text<'a>>,
     #[serde(borrow)]
-    agent: Option<Cow<'a, str>>,
+    agent: Option<Text<'a>>,
     #[serde(borrow)]
-    run: Option<Cow<'a, str>>,
+    run: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
+}
+
+/// Where it lies, if it has no escapes. (serde borrows a `Cow` of its own, but makes a `String` of one in an `Option`.)
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Text<'_> {
+    fn of<'t>(text: &'t Option<Text<'_>>) -> Option<&'t str> {
+        text.as_ref().map(|text| &*text.0)
+    }
 }
 
 /// `null` is data too: only an absent key is `None`.
@@ -132,15 +143,15 @@ impl Event {
         if incoming.kind.is_none() && incoming.data.is_none() {
             return Err(BadEvent::Empty);
         }
-        let kind = incoming.kind.as_deref().unwrap_or(DEFAULT_TYPE);
+        let kind = Text::of(&incoming.kind).unwrap_or(DEFAULT_TYPE);
         check_type(kind)?;
-        let agent = name("agent", incoming.agent.as_deref(), &defaults.agent)?;
+        let agent = name("agent", Text::of(&incoming.agent), &defaults.agent)?;
         if let (true, Some(own)) = (defaults.bound, &defaults.agent)
             && let Some(given) = agent.as_ref().filter(|given| *given != own)
         {
             return Err(BadEvent::Agent { own: own.clone(), given: given.clone() });
         }
-        let run = name("run", incoming.run.as_deref(), &defaults.run)?;
+        let run = name("run", Text::of(&incoming.run), &defaults.run)?;
         let event = Event::build(kind, agent, run, incoming.data.map(RawValue::get), limit)?;
         Ok(Event { bound: defaults.bound, ..event })
     }
@@ -373,6 +384,13 @@ mod tests {
 
     fn text(event: &Event) -> &str {
         std::str::from_utf8(&event.payload).unwrap()
+    }
+
+    #[test]
+    fn names_are_read_where_they_lie() {
+        let event: Incoming = serde_json::from_str(r#"{"type":"t","agent":"a","run":"\u0072"}"#).unwrap();
+        assert!(matches!((event.kind, event.agent), (Some(Text(Cow::Borrowed("t"))), Some(Text(Cow::Borrowed("a"))))));
+        assert!(matches!(event.run, Some(Text(Cow::Owned(run))) if run == "r"));
     }
 
     #[test]
