@@ -58,6 +58,11 @@ impl Caller {
         self.grant.as_ref()?.agent.as_ref()
     }
 
+    /// Whom the caller's token is for.
+    pub fn subject(&self) -> Option<Arc<str>> {
+        self.grant.as_ref().map(|grant| grant.subject.clone())
+    }
+
     /// The agent that a request speaks as: the one that it names, else the token's. Naming another one is refused.
     pub fn speaks_as(&self, named: Option<Name>) -> Result<Option<Name>, Problem> {
         match (self.agent(), named) {

@@ -19,7 +19,6 @@ use crate::{
     event::usable_type,
     id::Name,
     rules::{Action, CommandRequest, Decision, OutcomeRequest, Verdict},
-    trace::Traceparent,
 };
 
 #[derive(Debug, Deserialize)]
@@ -44,9 +43,11 @@ pub async fn issue(
     Names([session]): Names<1>,
     Params(NoParams { .. }): Params<NoParams>,
     headers: HeaderMap,
+    caller: Caller,
     extract::Json(body): extract::Json<CommandBody>,
 ) -> Result<Response, Problem> {
-    let request = body.into_request(gateway.limits.event_bytes, observe::passed_on(&headers))?;
+    let request = body.into_request(gateway.limits.event_bytes)?;
+    let request = CommandRequest { by: caller.subject(), traceparent: observe::passed_on(&headers), ..request };
     let id = request.id.clone();
     let done = gateway.writers.act(&session, Action::Command(request)).await?;
     let answer = json!({"command": id, "entry": done.ids.first()});
@@ -54,7 +55,7 @@ pub async fn issue(
 }
 
 impl CommandBody {
-    fn into_request(self, event_bytes: usize, traceparent: Option<Traceparent>) -> Result<CommandRequest, Problem> {
+    fn into_request(self, event_bytes: usize) -> Result<CommandRequest, Problem> {
         if !usable_type(&self.kind) {
             let detail =
                 "a command's type takes 1 to 128 printable ASCII characters, without space, comma, quote or backslash";
@@ -91,7 +92,8 @@ impl CommandBody {
             grace_ms: self.grace_ms,
             tree: self.tree,
             decision,
-            traceparent,
+            by: None,
+            traceparent: None,
         })
     }
 }

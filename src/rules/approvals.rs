@@ -141,6 +141,8 @@ struct Decided<'a> {
     approval: &'a Name,
     decision: Verdict,
     command: &'a Name,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'a str>,
     data: &'a RawValue,
 }
 
@@ -158,9 +160,9 @@ pub fn check(control: &Control, decision: &Decision) -> Result<(), Refusal> {
 }
 
 /// The first decision holds. [`check`] has been called.
-pub fn decide(control: &mut Control, decision: &Decision, command: &Name, part: &mut Part) {
+pub fn decide(control: &mut Control, decision: &Decision, command: &Name, by: Option<&str>, part: &mut Part) {
     let Decision { approval, verdict, data } = decision;
-    let data = Decided { approval, decision: *verdict, command, data };
+    let data = Decided { approval, decision: *verdict, command, by, data };
     let status = ApprovalStatus::Decided { decision: decision.verdict, command: Some(command.clone()) };
     settle(control, &decision.approval, status, "approval.decided", &data, part);
 }

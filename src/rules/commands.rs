@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,8 @@ pub struct CommandRequest {
     pub tree: bool,
     /// Of a decision: what it decides.
     pub decision: Option<approvals::Decision>,
+    /// Who asks: the subject of their token, if there was one.
+    pub by: Option<Arc<str>>,
     /// The trace in which it is asked for. Goes on to whoever obeys.
     pub traceparent: Option<Traceparent>,
 }
@@ -163,9 +166,9 @@ pub fn issue(
     let (agent, run) = (request.agent.as_ref(), request.run.as_ref());
     let approval = request.decision.as_ref().map(|decision| &decision.approval);
     let (kind, data) = (request.kind.as_str(), said.as_deref());
-    let traceparent = request.traceparent;
-    part.commands.push(entries::Command { kind, id, agent, run, approval, traceparent, data }.payload());
-    let issued = Issued { command: id, kind, approval, traceparent, data };
+    let (by, traceparent) = (request.by.as_deref(), request.traceparent);
+    part.commands.push(entries::Command { kind, id, agent, run, approval, by, traceparent, data }.payload());
+    let issued = Issued { command: id, kind, approval, by, traceparent, data };
     entries::event(part, "command.issued", agent, run, &issued);
     effects.issued.push(id.clone());
     control.set_command(
@@ -204,7 +207,7 @@ pub fn issue(
         }
     }
     if let Some(decision) = &request.decision {
-        approvals::decide(control, decision, id, part);
+        approvals::decide(control, decision, id, by, part);
         resolve(control, id, Outcome::Consumed, None, now, part);
     }
     Ok(Reply::Accepted(id.clone()))
@@ -271,6 +274,8 @@ struct Issued<'a> {
     kind: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval: Option<&'a Name>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<Traceparent>,
     #[serde(skip_serializing_if = "Option::is_none")]

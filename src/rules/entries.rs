@@ -27,6 +27,8 @@ pub struct Command<'a> {
     pub run: Option<&'a Name>,
     /// Of a decision: what it decides.
     pub approval: Option<&'a Name>,
+    /// Who asks, if that is known.
+    pub by: Option<&'a str>,
     /// The trace in which it was asked for.
     pub traceparent: Option<Traceparent>,
     /// What it says.
@@ -41,6 +43,9 @@ impl Command<'_> {
         payload.name("agent", self.agent);
         payload.name("run", self.run);
         payload.name("approval", self.approval);
+        if let Some(by) = self.by {
+            payload.value("by", &by);
+        }
         if let Some(traceparent) = &self.traceparent {
             payload.value("traceparent", traceparent);
         }

@@ -101,6 +101,7 @@ impl Scene {
             grace_ms: None,
             tree: false,
             decision: None,
+            by: None,
             traceparent: None,
         };
         set(&mut request);

@@ -307,6 +307,7 @@ fn action(op: &Op, number: usize, known: &Known) -> Option<Action> {
         grace_ms: None,
         tree: false,
         decision: None,
+        by: None,
         traceparent: None,
     };
     Some(match op {

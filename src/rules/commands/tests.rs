@@ -283,6 +283,7 @@ fn data_keeps_its_digits() {
         agent: None,
         run: None,
         approval: None,
+        by: None,
         traceparent: None,
         data: data_,
     };
@@ -293,7 +294,7 @@ fn data_keeps_its_digits() {
         "x",
         None,
         None,
-        &Issued { command: &name("c"), kind: "steer", approval: None, traceparent: None, data: Some(&raw) },
+        &Issued { command: &name("c"), kind: "steer", approval: None, by: None, traceparent: None, data: Some(&raw) },
     );
     assert!(std::str::from_utf8(&part.events[0]).unwrap().contains(data));
 }

@@ -16,6 +16,7 @@ on_both_stores!(
     an_agent_reports_only_on_commands_that_are_for_it,
     an_agent_asks_for_approvals_only_in_its_own_name,
     an_agent_without_read_sees_the_commands_for_it,
+    who_asked_and_who_decided_is_in_the_log,
 );
 
 /// Whatever is sent must be refused as another agent's, and leave the session as it was.
@@ -188,4 +189,24 @@ async fn an_agent_without_read_sees_the_commands_for_it(backend: Backend) {
     let reader = scene.session.bearing(&token);
     assert_eq!(commands(reader.lane("commands").await), ["c1", "c2", "c3"]);
     assert_eq!(reader.get("/commands?agent=boss").await.is(200)["events"].as_array().map(Vec::len), Some(2));
+}
+
+async fn who_asked_and_who_decided_is_in_the_log(backend: Backend) {
+    let scene = Guarded::start(backend).await;
+    let user = scene.owner();
+    scene.agent("writer").post("/approvals", json!({"approval": "a", "prompt": "?"})).await.is(201);
+    user.post("/commands", json!({"type": "steer", "id": "c1", "data": {"by": "somebody else"}})).await.is(202);
+    let decide = json!({"type": "decide", "id": "c2", "approval": "a", "data": {"decision": "approve"}});
+    user.post("/commands", decide).await.is(202);
+    let commands = user.lane("commands").await;
+    assert_eq!((&commands[0]["by"], &commands[1]["by"]), (&json!("tester"), &json!("tester")));
+    let events = user.lane("events").await;
+    let of = |kind: &str| {
+        events.iter().filter(|event| event["type"] == kind).map(|event| &event["data"]).collect::<Vec<_>>()
+    };
+    let issued = of("command.issued");
+    let said = json!({"command": "c1", "type": "steer", "by": "tester", "data": {"by": "somebody else"}});
+    assert_eq!((issued[0], &issued[1]["by"]), (&said, &json!("tester")));
+    let decided = json!({"approval": "a", "decision": "approve", "command": "c2", "by": "tester", "data": {"decision": "approve"}});
+    assert_eq!(of("approval.decided"), [&decided]);
 }
