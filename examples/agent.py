@@ -153,10 +153,12 @@ class Agent:
 
     def listen(self):
         """Follows the commands lane: first what was asked and not done, then what comes after it, across any cut."""
-        pending = call("GET", f"{self.session}/commands?pending=true")
-        for command in pending["events"]:
-            self.orders.put(command)
-        cursor, pause = pending["next"], 0.25
+        cursor, pause, up_to_date = "0-0", 0.25, False
+        while not up_to_date:
+            pending = call("GET", f"{self.session}/commands?pending=true&after={cursor}")
+            for command in pending["events"]:
+                self.orders.put(command)
+            cursor, up_to_date = pending["next"], pending["up_to_date"]
         while not self.over.is_set():
             try:
                 headers = {"Last-Event-ID": cursor}

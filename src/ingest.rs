@@ -27,8 +27,8 @@ const APPEND_EVENTS: usize = 500;
 /// Bytes taken from a streaming body before what came is appended.
 const APPEND_BYTES: usize = 256 * 1024;
 
-/// One event or an array of them.
-pub fn events(json: &str, defaults: &Defaults, event_bytes: usize) -> Result<Vec<Event>, BadBatch> {
+/// One event or an array of at most `most`.
+pub fn events(json: &str, defaults: &Defaults, event_bytes: usize, most: usize) -> Result<Vec<Event>, BadBatch> {
     if !json.trim_start().starts_with('[') {
         return Ok(vec![Event::from_json(json, defaults, event_bytes).map_err(BadBatch::Event)?]);
     }
@@ -36,6 +36,10 @@ pub fn events(json: &str, defaults: &Defaults, event_bytes: usize) -> Result<Vec
         serde_json::from_str(json).map_err(|e| BadBatch::Event(BadEvent::Json(e.to_string())))?;
     if array.is_empty() {
         return Err(BadBatch::Empty);
+    }
+    // Before they are made: that takes ten times as long as to count them.
+    if array.len() > most {
+        return Err(BadBatch::TooMany { count: array.len(), most });
     }
     let event = |(at, raw): (usize, &&RawValue)| {
         Event::from_json(raw.get(), defaults, event_bytes).map_err(|bad| BadBatch::InArray { at, bad })
@@ -49,6 +53,14 @@ pub enum BadBatch {
     /// The array has no events.
     #[error("the array is empty")]
     Empty,
+    /// The array has more events than a request may.
+    #[error("the array has {count} events; send at most {most} a request")]
+    TooMany {
+        /// How many it has.
+        count: usize,
+        /// How many it may have.
+        most: usize,
+    },
     /// The body is no event.
     #[error(transparent)]
     Event(BadEvent),

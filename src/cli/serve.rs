@@ -154,7 +154,7 @@ pub struct ServeArgs {
     #[arg(long, env = "MOORLINE_MAX_BATCH_EVENTS", value_parser = at_least(1), default_value_t = Limits::default().batch_events, value_name = "N",
           help_heading = "Limits")]
     max_batch_events: usize,
-    /// How long a body may be silent in the middle of an event
+    /// How long a streaming body may be silent in the middle of an event, and how long any other body may take (and a second more for each 64 KiB)
     #[arg(long, env = "MOORLINE_BODY_TIMEOUT", default_value = "30s", value_parser = at_least_100ms, value_name = "TIME",
           help_heading = "Limits")]
     body_timeout: Duration,

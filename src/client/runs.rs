@@ -111,18 +111,29 @@ impl Client {
         struct Page {
             events: Vec<Box<serde_json::value::RawValue>>,
             next: EntryId,
+            up_to_date: bool,
         }
         #[derive(Deserialize)]
         struct Id {
             id: EntryId,
         }
-        let request = self.request(Method::GET, &[session.as_str(), "commands"]).query(&[("pending", "true")]);
-        let page: Page = self.answer(request.timeout(ANSWER_TIMEOUT)).await?;
         let entry = |raw: Box<serde_json::value::RawValue>| {
             let id = serde_json::from_str::<Id>(raw.get());
             let Id { id } = id.map_err(|e| Error::Protocol(format!("a command that can't be read: {e}")))?;
             Ok(Entry { id, json: raw.get().to_owned() })
         };
-        Ok(Pending { commands: page.events.into_iter().map(entry).collect::<Result<_, _>>()?, next: page.next })
+        let mut pending = Pending { commands: Vec::new(), next: EntryId::ZERO };
+        loop {
+            let request = self.request(Method::GET, &[session.as_str(), "commands"]);
+            let request = request.query(&[("pending", "true"), ("after", &pending.next.to_string())]);
+            let page: Page = self.answer(request.timeout(ANSWER_TIMEOUT)).await?;
+            for raw in page.events {
+                pending.commands.push(entry(raw)?);
+            }
+            pending.next = page.next;
+            if page.up_to_date {
+                return Ok(pending);
+            }
+        }
     }
 }

@@ -61,7 +61,7 @@ pub async fn append(
         Publication { gateway: &gateway, session: &session, caller: &caller, defaults, attempt, producer };
     match kind {
         BodyKind::Json => {
-            let events = events(&gateway, &extract::read_whole(body, &gateway).await?, &publication.defaults)?;
+            let events = events(&gateway, &extract::read_whole(body, &gateway.limits).await?, &publication.defaults)?;
             caller.appends(events.len());
             publication.append(events, &mut Progress::default()).await
         }
@@ -79,13 +79,8 @@ pub async fn append(
 
 /// The events of a JSON body.
 pub(super) fn events(gateway: &Gateway, body: &[u8], defaults: &Defaults) -> Result<Vec<Event>, Problem> {
-    let events = ingest::events(extract::text(body)?, defaults, gateway.limits.event_bytes)?;
-    let limit = gateway.limits.batch_events;
-    if events.len() > limit {
-        let detail = format!("the array has {} events; send at most {limit} a request", events.len());
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail).with("limit", limit));
-    }
-    Ok(events)
+    let limits = &gateway.limits;
+    Ok(ingest::events(extract::text(body)?, defaults, limits.event_bytes, limits.batch_events)?)
 }
 
 /// Where the events of a request go, and in whose name.
@@ -283,8 +278,12 @@ fn write_problem(error: WriteError, received: Option<u64>) -> Problem {
 
 impl From<BadBatch> for Problem {
     fn from(bad: BadBatch) -> Self {
+        let detail = bad.to_string();
         match bad {
-            BadBatch::Empty => Problem::bad_request("empty_batch", "the array is empty"),
+            BadBatch::Empty => Problem::bad_request("empty_batch", detail),
+            BadBatch::TooMany { most, .. } => {
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail).with("limit", most)
+            }
             BadBatch::Event(bad) => bad.into(),
             BadBatch::InArray { at, bad } => {
                 let problem = Problem::from(bad);

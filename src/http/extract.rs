@@ -1,6 +1,6 @@
 //! What requests carry, parsed once at the edge: names in the path, the query, JSON bodies, producers.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use axum::{
     body::{Body, HttpBody},
@@ -12,9 +12,11 @@ use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::{Gateway, Problem, auth::TokenExpired};
 use crate::{
+    config::Limits,
     event::compacted,
     id::{BadName, Name},
     store::Producer,
@@ -106,15 +108,22 @@ pub fn text(bytes: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(bytes).map_err(|_| Problem::bad_request("bad_utf8", "the body is not valid UTF-8"))
 }
 
-/// Reads a bounded body.
-pub async fn read_whole(mut body: Body, gateway: &Gateway) -> Result<Bytes, Problem> {
-    let limits = &gateway.limits;
-    let mut come = BytesMut::new();
+/// Bytes of a body for which it may take a second more: what comes more slowly only holds memory.
+const BYTES_A_SECOND: usize = 64 * 1024;
+
+/// Reads a bounded body, in bounded time.
+pub async fn read_whole(mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
+    let (mut come, mut began) = (BytesMut::new(), None);
     let whole = loop {
         // A small body has come with its head, and needs no timer.
         let frame = match body.frame().now_or_never() {
             Some(frame) => frame,
-            None => tokio::time::timeout(limits.body_timeout, body.frame()).await.map_err(|_| timed_out())?,
+            None => {
+                let began = *began.get_or_insert_with(Instant::now);
+                let more = Duration::from_secs((come.len() / BYTES_A_SECOND) as u64);
+                let until = began + limits.body_timeout + more;
+                tokio::time::timeout_at(until, body.frame()).await.map_err(|_| timed_out())?
+            }
         };
         let data = match frame {
             None => break come.freeze(),
@@ -192,7 +201,7 @@ impl<T: DeserializeOwned> FromRequest<Gateway> for Json<T> {
             let detail = "this resource takes application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
-        let whole = read_whole(request.into_body(), gateway).await?;
+        let whole = read_whole(request.into_body(), &gateway.limits).await?;
         let text = text(&whole)?;
         let bad = |why: String| match serde_json::from_str::<&RawValue>(text) {
             Ok(_) => Problem::bad_request("bad_request", why),
@@ -247,4 +256,31 @@ pub fn attempt(headers: &HeaderMap) -> Result<Option<u32>, Problem> {
     let Some(value) = headers.get("run-attempt") else { return Ok(None) };
     let attempt = value.to_str().ok().and_then(whole).filter(|attempt| *attempt > 0);
     attempt.map(Some).ok_or_else(|| Problem::bad_request("bad_attempt", "Run-Attempt is a whole number from 1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// Whether a body is read whole that comes in such pieces at such a pause, and how long that takes.
+    async fn read(piece: usize, pieces: usize, pause: Duration) -> (bool, Duration) {
+        let comes = futures_util::stream::unfold(pieces, move |left| async move {
+            tokio::time::sleep(pause).await;
+            (left > 0).then(|| (Ok::<_, Infallible>(Bytes::from(vec![b'1'; piece])), left - 1))
+        });
+        let began = Instant::now();
+        let whole = read_whole(Body::from_stream(comes), &Limits::default()).await;
+        (whole.is_ok_and(|bytes| bytes.len() == piece * pieces), began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_slowly_has_its_time_and_no_more() {
+        let second = Duration::from_secs(1);
+        assert_eq!(read(1, 1_000, 20 * second).await, (false, 30 * second));
+        assert_eq!(read(1, 28, second).await, (true, 29 * second));
+        assert_eq!(read(BYTES_A_SECOND, 50, second).await, (true, 51 * second));
+        assert_eq!(read(BYTES_A_SECOND, 50, 2 * second).await, (false, 59 * second));
+    }
 }

@@ -1,6 +1,9 @@
 //! `GET …/events` and `GET …/commands`: a lane as a stream of server-sent events, or a page of it as JSON.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    ops::Bound::{Excluded, Unbounded},
+};
 
 use axum::{
     extract::State,
@@ -31,6 +34,10 @@ const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 /// Entries looked at for one page: a filter that matches little must not read the whole log in one request.
 const SCAN_MAX: usize = 10_000;
+/// … nor, where entries are large, all of Redis's time.
+const SCAN_BYTES: usize = 16 * 1024 * 1024;
+/// Names, or types, in one list of a filter: each entry is held against them, for each stream.
+const FILTER_MAX: usize = 100;
 /// Entries of one read of the store for a page: it holds them all in memory.
 const SCAN_STEP: usize = 1000;
 /// Payload bytes after which a page ends although it has fewer entries than were asked for. Reads of the store bring about
@@ -148,6 +155,13 @@ impl LaneParams {
     }
 
     fn filter(&self, lane: Lane) -> Result<Filter, Problem> {
+        for (what, list) in [("agent", &self.agent), ("run", &self.run), ("type", &self.kind)] {
+            let items = list.as_ref().map_or(0, |list| list.split(',').count());
+            if items > FILTER_MAX {
+                let detail = format!("{what} lists {items}; a filter takes at most {FILTER_MAX} of each");
+                return Err(Problem::bad_request("bad_query", detail));
+            }
+        }
         let names = |what: &str, list: &Option<String>| -> Result<Vec<String>, Problem> {
             let list = list.iter().flat_map(|list| list.split(','));
             list.map(|text| match text.parse::<Name>() {
@@ -266,7 +280,7 @@ async fn page(
         }
         (None, false) => From::Start,
     };
-    let (mut events, mut scanned, mut bytes, mut size) = (Vec::new(), 0, 0, None);
+    let (mut events, mut scanned, mut looked_at, mut bytes, mut size) = (Vec::new(), 0, 0, 0, None);
     let (next, up_to_date, closed) = loop {
         let most = if filter.wants_all() { limit - events.len() } else { SCAN_STEP };
         let page = gateway.store.read(&session, lane, from, store::limit(size, PAGE_BYTES, most)).await?;
@@ -279,6 +293,7 @@ async fn page(
         let (mut next, mut up_to_date) = (page.next(from), page.up_to_date(from));
         size = page.entry_size().or(size);
         scanned += page.entries.len();
+        looked_at += page.entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
         for (at, entry) in page.entries.iter().enumerate() {
             if filter.wants(&entry.payload) {
                 events.push(with_id(entry)?);
@@ -289,7 +304,8 @@ async fn page(
                 break;
             }
         }
-        if up_to_date || events.len() == limit || bytes >= PAGE_BYTES || scanned >= SCAN_MAX {
+        let full = events.len() == limit || bytes >= PAGE_BYTES;
+        if up_to_date || full || scanned >= SCAN_MAX || looked_at >= SCAN_BYTES {
             break (next, up_to_date, page.closed);
         }
         from = From::After(next);
@@ -325,28 +341,32 @@ fn with_id(entry: &Entry) -> Result<Box<RawValue>, Problem> {
 /// `GET …/commands?pending=true`: the commands without an outcome, as they stand in the lane.
 async fn pending(gateway: &Gateway, session: Name, params: &LaneParams) -> Result<Response, Problem> {
     let filter = params.filter(Lane::Commands)?;
+    let after = params.after()?.unwrap_or(EntryId::ZERO);
     let Current { lanes, state, control, .. } = sessions::current(gateway, &session).await?;
     let pending = control.commands().filter(|(_, command)| command.status == CommandStatus::Pending);
-    let entries: BTreeSet<EntryId> = pending.filter_map(|(_, command)| command.entry).collect();
-    let (mut events, mut from, mut size) =
-        (Vec::new(), entries.first().map_or(From::Start, |first| From::At(*first)), None);
+    let entries: BTreeSet<EntryId> =
+        pending.filter_map(|(_, command)| command.entry).filter(|entry| *entry > after).collect();
+    let (mut events, mut bytes, mut size, mut next) = (Vec::new(), 0, None, after);
     // As mostly at an agent's start, there are none: then the lane need not be read.
-    while let Some(last) = entries.last() {
-        let step = store::limit(size, PAGE_BYTES, SCAN_STEP);
+    while let Some(first) = entries.range((Excluded(next), Unbounded)).next().filter(|_| bytes < PAGE_BYTES) {
+        let (from, step) = (From::At(*first), store::limit(size, PAGE_BYTES, SCAN_STEP));
         let page = gateway.store.read(&session, Lane::Commands, from, step).await?;
         size = page.entry_size().or(size);
-        for entry in page.entries.iter().filter(|entry| entries.contains(&entry.id)) {
-            if filter.wants(&entry.payload) {
-                events.push(with_id(entry)?);
+        // Nothing is left of them: trimmed, or lost with a failover.
+        let Some(last) = page.entries.last() else { break };
+        next = last.id;
+        for entry in page.entries.iter().filter(|entry| entries.contains(&entry.id) && filter.wants(&entry.payload)) {
+            events.push(with_id(entry)?);
+            bytes += entry.payload.len();
+            if bytes >= PAGE_BYTES {
+                next = entry.id;
+                break;
             }
         }
-        if page.up_to_date(from) || page.next(from) >= *last {
-            break;
-        }
-        from = From::After(page.next(from));
     }
-    let next = lanes[Lane::Commands.index()].last;
-    Ok(Page { events, next, up_to_date: true, closed: state.closed.is_some() }.into_response())
+    let up_to_date = bytes < PAGE_BYTES || entries.last().is_none_or(|last| *last <= next);
+    let next = if up_to_date { lanes[Lane::Commands.index()].last } else { next };
+    Ok(Page { events, next, up_to_date, closed: state.closed.is_some() }.into_response())
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub async fn body(
     // A body that comes whole is looked at first: a bad one starts nothing.
     let (body, whole) = match kind {
         BodyKind::Json => {
-            let bytes = extract::read_whole(body, &gateway).await?;
+            let bytes = extract::read_whole(body, &gateway.limits).await?;
             let events = events(&gateway, &bytes, &defaults)?;
             caller.appends(events.len());
             (Body::empty(), Some(events))

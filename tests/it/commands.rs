@@ -19,6 +19,7 @@ on_both_stores!(
     a_command_ends_once_and_all_see_how,
     one_of_many_outcomes_at_the_same_time_holds,
     pending_commands_can_be_asked_for,
+    pending_commands_come_in_pages_that_are_not_too_large,
     a_command_whose_time_runs_out_expires_before_all_eyes,
     a_command_whose_time_ran_out_unwatched_has_expired_for_the_next_who_looks,
     what_was_asked_of_a_run_ends_with_it,
@@ -305,6 +306,35 @@ async fn pending_commands_can_be_asked_for(backend: Backend) {
     assert_eq!(stream.entry().await.json["command"], "c5");
     let all = session.get("/commands?pending=false").await.is(200);
     assert_eq!(all["events"].as_array().expect("events").len(), 6);
+}
+
+async fn pending_commands_come_in_pages_that_are_not_too_large(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    let large = "x".repeat(200 * 1024);
+    for n in 0..30 {
+        session.post("/commands", json!({"type": "go", "id": format!("c{n}"), "data": large})).await.is(202);
+    }
+    for n in [0, 7, 8, 29] {
+        session.post(&format!("/commands/c{n}/outcome"), json!({"outcome": "consumed"})).await.is(201);
+    }
+    let (mut seen, mut pages, mut after) = (Vec::new(), 0, "0-0".to_owned());
+    loop {
+        let page = session.get(&format!("/commands?pending=true&after={after}")).await.is(200);
+        let events = page["events"].as_array().expect("events");
+        assert!(events.len() < 26, "{}", events.len());
+        seen.extend(events.iter().map(|event| event["command"].as_str().expect("a name").to_owned()));
+        (pages, after) = (pages + 1, page["next"].as_str().expect("an id").to_owned());
+        if page["up_to_date"] == true {
+            break;
+        }
+    }
+    let expected: Vec<_> = (0..30).filter(|n| ![0, 7, 8, 29].contains(n)).map(|n| format!("c{n}")).collect();
+    assert_eq!((seen, pages), (expected, 2));
+    // The last page leads to the end of the lane, whatever was left out.
+    session.post("/commands", json!({"type": "go", "id": "c30"})).await.is(202);
+    let mut stream = session.follow_lane("commands", "", Some(&after)).await;
+    assert_eq!(stream.entry().await.json["command"], "c30");
 }
 
 async fn a_command_whose_time_runs_out_expires_before_all_eyes(backend: Backend) {

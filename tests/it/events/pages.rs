@@ -11,6 +11,7 @@ on_both_stores!(
     a_page_has_a_limit_and_tells_where_to_read_on,
     pages_make_up_the_whole_log,
     pages_with_a_filter_make_up_all_that_it_lets_through,
+    a_page_whose_filter_matches_nothing_does_not_read_on_without_end,
     a_page_from_now_is_empty_and_tells_the_tail,
     the_last_page_of_a_closed_session_says_so,
     a_page_is_what_a_client_gets_that_asks_for_nothing_else,
@@ -87,6 +88,26 @@ async fn pages_with_a_filter_make_up_all_that_it_lets_through(backend: Backend) 
         }
         assert!(seen.iter().copied().eq((0..900).filter(|n| n % 97 == 5)), "{limit}: {seen:?}");
     }
+}
+
+async fn a_page_whose_filter_matches_nothing_does_not_read_on_without_end(backend: Backend) {
+    let gateway = Gateway::start(backend).await;
+    let session = gateway.session();
+    let large = "x".repeat(250 * 1024);
+    for _ in 0..90 {
+        session.append(json!({"data": large})).await;
+    }
+    let (mut pages, mut after) = (0, "0-0".to_owned());
+    loop {
+        let page = session.get(&format!("/events?type=none&after={after}")).await.is(200);
+        assert_eq!(page["events"], json!([]));
+        (pages, after) = (pages + 1, page["next"].as_str().expect("an id").to_owned());
+        if page["up_to_date"] == true {
+            break;
+        }
+    }
+    // 22 MiB.
+    assert_eq!(pages, 2);
 }
 
 async fn a_page_from_now_is_empty_and_tells_the_tail(backend: Backend) {
