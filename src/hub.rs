@@ -28,7 +28,7 @@ pub use waiting::Outlet;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -38,6 +38,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     id::{Lane, Name},
+    lock::lock,
     metrics::{Held, METRICS},
     rules::Action,
     store::{From, Push, Store, StoreError, Subscription, Tail},
@@ -95,10 +96,6 @@ enum Status {
 struct Attachment {
     hub: Arc<Hub>,
     live: Arc<Live>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Hub {

@@ -26,6 +26,7 @@
 //! | [`cli`] | the `moorline` program |
 //! | `desk` | what the demo's agents reckon; pure |
 //! | `descriptors` | how many sockets there may be |
+//! | `lock` | locks that a panic does not spoil |
 //! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
@@ -42,6 +43,7 @@ pub mod http;
 pub mod hub;
 pub mod id;
 pub mod ingest;
+mod lock;
 pub mod metrics;
 pub mod otlp;
 pub mod quota;

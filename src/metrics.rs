@@ -11,7 +11,7 @@ mod process;
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
@@ -19,6 +19,7 @@ use std::{
 
 use crate::{
     id::{EntryId, Lane},
+    lock::lock,
     store::{Commit, Lost, Parted, StoreError},
 };
 
@@ -302,11 +303,11 @@ pub struct Counts(Mutex<BTreeMap<&'static str, u64>>);
 impl Counts {
     /// Counts one more.
     pub fn add(&self, name: &'static str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+        *lock(&self.0).entry(name).or_default() += 1;
     }
 
     fn get(&self) -> BTreeMap<&'static str, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0).clone()
     }
 }
 

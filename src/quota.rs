@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{config::Quotas, id::Name};
+use crate::{config::Quotas, id::Name, lock::lock};
 
 /// Accounts beyond which those that are at rest are closed: they would begin again as they are.
 const ACCOUNTS: usize = 10_000;
@@ -60,10 +60,6 @@ pub enum TooMany {
 struct Streams {
     all: AtomicUsize,
     by_session: Mutex<HashMap<Name, usize>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Quota {

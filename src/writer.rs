@@ -11,7 +11,7 @@ use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -19,6 +19,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     id::{EntryId, Ms, Name},
+    lock::lock,
     metrics::{Appended, METRICS},
     otlp,
     rules::{self, Action, Control, Effects, Limits, Refusal, Reply, command_key},
@@ -108,10 +109,6 @@ struct Copy {
 struct Waiting {
     action: Action,
     done: oneshot::Sender<Result<Done, WriteError>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Writers {

@@ -1,7 +1,7 @@
 //! A Moorline gateway under audit: sessions of the audit's own, fed by an agent of its own, erased at the end.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use super::wire::AuditError;
 use crate::{
     client::{Client, Command, Error, RunEnd, Speaker, StartRun, random_name},
     id::Name,
+    lock::lock,
 };
 
 /// How long the end may take, in all.
@@ -61,7 +62,7 @@ impl Gateway {
     }
 
     fn sessions(&self) -> std::sync::MutexGuard<'_, Vec<Name>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sessions)
     }
 
     /// A new session, and an agent that streams to it.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{client::root_cause, sse::decode::Decoder};
+use crate::{client::root_cause, lock::lock, sse::decode::Decoder};
 
 /// The most events that are kept of one stream. The comparison takes time and memory by the square of it.
 pub(super) const UNITS_MAX: usize = 4_000;
@@ -115,7 +115,7 @@ impl Watching {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seen)
     }
 
     /// What came so far. Where events carry ids, those without one are the connection's own and don't count.
@@ -216,14 +216,13 @@ fn settled(raw: &[u8], form: Form) -> usize {
 
 async fn read(mut response: Response, form: Form, seen: Arc<Mutex<Seen>>, turn: watch::Sender<()>) {
     let mut splitter = Splitter::new(form);
-    let lock = || seen.lock().unwrap_or_else(PoisonError::into_inner);
     let end = loop {
         let chunk = match response.chunk().await {
             Ok(Some(chunk)) => chunk,
             Ok(None) => break End::Clean,
             Err(error) => break End::Broken(root_cause(&error)),
         };
-        let mut seen = lock();
+        let mut seen = lock(&seen);
         if seen.raw.len() + chunk.len() <= BYTES_MAX {
             seen.raw.extend_from_slice(&chunk);
         }
@@ -243,7 +242,7 @@ async fn read(mut response: Response, form: Form, seen: Arc<Mutex<Seen>>, turn: 
             break End::Enough;
         }
     };
-    let mut seen = lock();
+    let mut seen = lock(&seen);
     if end == End::Clean {
         splitter.finish(&mut seen);
     }

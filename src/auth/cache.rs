@@ -6,10 +6,11 @@
 use std::{
     collections::HashMap,
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use super::Grant;
+use crate::lock::lock;
 
 /// Tokens in a generation. At some 500 bytes each, both take about 5 MB when full.
 const GENERATION: usize = 5_000;
@@ -27,7 +28,7 @@ struct Generations {
 impl Seen {
     /// What a token grants, if it was verified before. It may have expired since.
     pub fn get(&self, token: &str) -> Option<Arc<Grant>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         if let Some(grant) = all.young.get(token) {
             return Some(grant.clone());
         }
@@ -38,7 +39,7 @@ impl Seen {
 
     /// Remembers a token.
     pub fn put(&self, token: &str, grant: &Arc<Grant>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(token.into(), grant.clone());
+        lock(&self.0).add(token.into(), grant.clone());
     }
 }
 

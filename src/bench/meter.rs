@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,6 +13,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::{BenchError, Cpu};
+use crate::lock::lock;
 
 /// Latencies of one kind, in microseconds, from many tasks.
 pub struct Meter {
@@ -25,7 +26,7 @@ impl Meter {
     }
 
     pub fn record(&self, shard: usize, micros: u64) {
-        let mut shard = self.shards[shard % self.shards.len()].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = lock(&self.shards[shard % self.shards.len()]);
         shard.saturating_record(micros);
     }
 
@@ -33,7 +34,7 @@ impl Meter {
     pub fn latency(&self) -> Option<Latency> {
         let mut all = histogram();
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = lock(shard);
             // All have the same bounds.
             let _ = all.add(&*shard);
         }

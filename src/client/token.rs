@@ -9,12 +9,13 @@ use std::{
     future::Future,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use reqwest::header::HeaderValue;
 
 use super::Error;
+use crate::lock::lock;
 
 type Asking = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
 
@@ -95,7 +96,7 @@ impl Token {
     }
 
     fn in_use(&self) -> std::sync::MutexGuard<'_, Option<HeaderValue>> {
-        self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.in_use)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -38,6 +38,7 @@ use super::{
 };
 use crate::{
     config::{Config, Drain},
+    lock::lock,
     metrics::METRICS,
 };
 
@@ -222,10 +223,6 @@ fn took_nothing(broken: &Broken) -> bool {
 
 /// Where the answer is put that takes the connection's socket.
 type Slot = Arc<Mutex<Option<Taken>>>;
-
-fn lock(slot: &Slot) -> std::sync::MutexGuard<'_, Option<Taken>> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The routes, for one connection.
 struct Service {

@@ -9,7 +9,7 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
@@ -27,6 +27,7 @@ use tokio::{
 use super::socket::reset_at_end;
 use crate::{
     hub::{Item, Outlet},
+    lock::lock,
     metrics::METRICS,
     sse::{Framing, Stream, View},
 };
@@ -59,7 +60,7 @@ impl Handover {
 
     /// Has the stream cut by this, too. What it holds is dropped when the stream ends, however it does.
     pub fn also_cut_by(&self, other: impl Future<Output = ()> + Send + 'static) {
-        if let Some(streaming) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        if let Some(streaming) = lock(&self.0).as_mut() {
             let cut = std::mem::replace(&mut streaming.cut, Box::pin(std::future::pending()));
             streaming.cut = Box::pin(async move {
                 tokio::select! {
@@ -72,7 +73,7 @@ impl Handover {
 
     /// Takes the stream out; it is there once.
     pub fn take(self) -> Option<Streaming> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.0).take()
     }
 }
 
@@ -161,7 +162,7 @@ impl Outlet for Client {
 
 impl Client {
     fn out(&self) -> MutexGuard<'_, Out> {
-        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.out)
     }
 
     fn wrote(&self) -> Instant {

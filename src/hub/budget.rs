@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::lock;
+use crate::lock::lock;
 
 /// Of the machine's time, what crowds may take before they are served at a pace: one part in so many.
 const PART: u32 = 10;

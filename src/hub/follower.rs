@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     id::{EntryId, Lane},
+    lock::lock,
     metrics::METRICS,
     store::{self, Entry, From, Lost, Page, StoreError},
 };
@@ -237,7 +238,7 @@ impl Follower {
     }
 
     fn ring<T>(&self, look: impl FnOnce(&Ring) -> T) -> T {
-        look(&super::lock(&self.attachment.live.feed(self.lane).ring))
+        look(&lock(&self.attachment.live.feed(self.lane).ring))
     }
 
     fn advance(&mut self, to: EntryId) {

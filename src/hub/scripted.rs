@@ -8,9 +8,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Hub, lock};
+use super::Hub;
 use crate::{
     id::{EntryId, Lane, Name},
+    lock::lock,
     rules::Limits,
     store::{
         Commit, Entry, Extent, From, Lost, Outcome, Page, ProducerState, Push, Retention, Stat, Store, StoreError,

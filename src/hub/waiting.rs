@@ -18,10 +18,12 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     Item, Live,
     follower::GIVE_UP,
-    lock,
     ring::{self, Ring, Taken},
 };
-use crate::id::{EntryId, Lane};
+use crate::{
+    id::{EntryId, Lane},
+    lock::lock,
+};
 
 /// Payload bytes in one batch of entries.
 pub const BATCH_BYTES: usize = 64 * 1024;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::SystemTime,
 };
 
@@ -13,7 +13,10 @@ use super::{
     Commit, Entry, Extent, From, Lost, Outcome, PRODUCERS_MAX, Page, Parted, Producer, ProducerState, Push, Retention,
     Snapshot, Stat, State, Store, StoreError, Subscription, Tail, Version,
 };
-use crate::id::{EntryId, Lane, Ms, Name};
+use crate::{
+    id::{EntryId, Lane, Ms, Name},
+    lock::lock,
+};
 
 /// Sessions that nobody touches are dropped at the first write after so long.
 const SWEEP_EVERY: Ms = 60_000;
@@ -102,11 +105,6 @@ impl MemoryStore {
             tail.push(push.clone());
         }
     }
-}
-
-/// A panic while a lock was held is a defect, but no reason to refuse every later request.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Sessions {

@@ -10,7 +10,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::store::StoreError;
+use crate::{lock::lock, store::StoreError};
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -133,7 +133,7 @@ impl Link {
 
     /// The server takes no writes.
     pub fn takes_no_writes(&self) {
-        let since = *self.0.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *lock(&self.0.since);
         if since.elapsed() > LOOK_AGAIN {
             self.replace("the server takes no writes", None);
         }
@@ -283,7 +283,7 @@ async fn keep(
         match attempt {
             Ok(connection) => {
                 pause = PAUSE_MIN;
-                *link.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                *lock(&link.since) = Instant::now();
                 // What had no connection to be answered on says nothing of this one.
                 link.unanswered.store(0, Relaxed);
                 link.stand.send_replace(Stand::Up(Line::new(connection)));

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     id::{EntryId, Lane},
+    lock::lock,
     metrics::METRICS,
     store::{Push, StoreError, Subscription, Tail},
 };
@@ -67,7 +68,7 @@ type Watch = Arc<Arc<dyn Tail>>;
 
 impl Shared {
     fn channels(&self) -> MutexGuard<'_, HashMap<String, Watch>> {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.channels)
     }
 }
 
