@@ -40,6 +40,7 @@ use crate::{
     id::{Lane, Name},
     lock::lock,
     metrics::{Held, METRICS},
+    pause::Pause,
     rules::Action,
     store::{From, Push, Store, StoreError, Subscription, Tail},
     writer::Writers,
@@ -193,19 +194,16 @@ async fn start(hub: Arc<Hub>, live: Arc<Live>) {
 async fn deadlines(live: Weak<Live>, control: Arc<Notify>, writers: Arc<Writers>) {
     /// A deadline further away than this is looked at again in between.
     const FAR: Duration = Duration::from_secs(60);
-    let mut pause = RETRY_MIN;
+    let mut pause = Pause::new(RETRY_MIN, RETRY_MAX);
     loop {
         let Some(session) = live.upgrade().map(|live| live.session.clone()) else { return };
         let wait = match writers.act(&session, Action::Tick).await {
             Ok(done) => {
-                pause = RETRY_MIN;
+                pause.begin_anew();
                 // Due is due at the start of its millisecond; waking earlier would only ask twice.
                 done.due.map(|due| Duration::from_millis(due.saturating_sub(done.now) + 1).min(FAR))
             }
-            Err(_) => {
-                pause = (pause * 2).min(RETRY_MAX);
-                Some(pause)
-            }
+            Err(_) => Some(pause.next()),
         };
         match wait {
             Some(wait) => tokio::time::timeout(wait, control.notified()).await.unwrap_or_default(),
@@ -281,7 +279,7 @@ impl Live {
 
 /// Reads what a ring misses, until it is whole again.
 async fn mend(live: Weak<Live>, lane: Lane) {
-    let (mut pause, mut failing) = (RETRY_MIN, None);
+    let (mut pause, mut failing) = (Pause::new(RETRY_MIN, RETRY_MAX), None);
     loop {
         let Some(live) = live.upgrade() else { return };
         let (from, limit) = lock(&live.feed(lane).ring).reading();
@@ -301,8 +299,7 @@ async fn mend(live: Weak<Live>, lane: Lane) {
                 // Not every follower waits it out.
                 live.news(lane);
                 drop(live);
-                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                pause = (pause * 2).min(RETRY_MAX);
+                pause.wait().await;
             }
         }
     }

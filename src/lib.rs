@@ -27,6 +27,7 @@
 //! | `desk` | what the demo's agents reckon; pure |
 //! | `descriptors` | how many sockets there may be |
 //! | `lock` | locks that a panic does not spoil |
+//! | `pause` | how long to wait before what failed is tried again |
 //! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
@@ -46,6 +47,7 @@ pub mod ingest;
 mod lock;
 pub mod metrics;
 pub mod otlp;
+mod pause;
 pub mod quota;
 pub mod rules;
 pub mod sse;

@@ -13,6 +13,7 @@ use crate::{
     id::{EntryId, Lane},
     lock::lock,
     metrics::METRICS,
+    pause::Pause,
     store::{self, Entry, From, Lost, Page, StoreError},
 };
 
@@ -293,7 +294,7 @@ impl Follower {
     }
 
     async fn read_patiently(&self, from: From) -> Result<Page, StoreError> {
-        let (since, mut pause) = (Instant::now(), RETRY_MIN);
+        let (since, mut pause) = (Instant::now(), Pause::new(RETRY_MIN, RETRY_MAX));
         let limit = match self.page {
             0 => self.ring(|ring| ring.limit(PAGE_BYTES, PAGE_FIRST)),
             page => page as usize,
@@ -302,9 +303,8 @@ impl Follower {
             match self.read(from, limit).await {
                 Ok(page) => return Ok(page),
                 Err(error) if !self.begun || since.elapsed() > GIVE_UP => return Err(error),
-                Err(_) => tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await,
+                Err(_) => pause.wait().await,
             }
-            pause = (pause * 2).min(RETRY_MAX);
         }
     }
 }

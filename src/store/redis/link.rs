@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{lock::lock, store::StoreError};
+use crate::{lock::lock, pause::Pause, store::StoreError};
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -273,7 +273,7 @@ async fn keep(
     config: AsyncConnectionConfig,
     patience: Duration,
 ) {
-    let mut pause = PAUSE_MIN;
+    let mut pause = Pause::new(PAUSE_MIN, PAUSE_MAX);
     loop {
         if wanted.wait_for(|stand| !matches!(stand, Stand::Up(_))).await.is_err() {
             return;
@@ -282,7 +282,7 @@ async fn keep(
         let Some(link) = link.upgrade() else { return };
         match attempt {
             Ok(connection) => {
-                pause = PAUSE_MIN;
+                pause.begin_anew();
                 *lock(&link.since) = Instant::now();
                 // What had no connection to be answered on says nothing of this one.
                 link.unanswered.store(0, Relaxed);
@@ -293,8 +293,7 @@ async fn keep(
                 tracing::debug!(%error, "no connection to Redis yet");
                 link.stand.send_replace(Stand::Failed(error));
                 drop(link);
-                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                pause = (pause * 2).min(PAUSE_MAX);
+                pause.wait().await;
             }
         }
     }

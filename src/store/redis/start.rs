@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{RedisConfig, RedisStore};
-use crate::store::StoreError;
+use crate::{pause::Pause, store::StoreError};
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -13,7 +13,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Connects, trying again for so long if Redis is not there yet. What no waiting mends (a wrong password, a URL that is
 /// none) is not tried again.
 pub async fn connect(config: RedisConfig, patience: Duration) -> Result<RedisStore, StoreError> {
-    let (began, mut pause, mut told) = (Instant::now(), PAUSE_MIN, false);
+    let (began, mut pause, mut told) = (Instant::now(), Pause::new(PAUSE_MIN, PAUSE_MAX), false);
     loop {
         let error = match RedisStore::connect(config.clone()).await {
             Ok(store) => {
@@ -33,7 +33,7 @@ pub async fn connect(config: RedisConfig, patience: Duration) -> Result<RedisSto
             return Err(StoreError::Unavailable(format!("{error}; {advice}")));
         }
         let hint = other_scheme(&config.url, &error);
-        if began.elapsed() + pause > patience {
+        if began.elapsed() + pause.at_most() > patience {
             let seconds = began.elapsed().as_secs_f64();
             let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
             return Err(StoreError::Unavailable(format!("{error} (tried for {seconds:.1} s){hint}")));
@@ -43,8 +43,7 @@ pub async fn connect(config: RedisConfig, patience: Duration) -> Result<RedisSto
             tracing::warn!(error, patience_s, hint, "Redis is not there yet; trying again");
             told = true;
         }
-        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        pause.wait().await;
     }
 }
 

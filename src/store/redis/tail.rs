@@ -35,6 +35,7 @@ use crate::{
     id::{EntryId, Lane},
     lock::lock,
     metrics::METRICS,
+    pause::Pause,
     store::{Push, StoreError, Subscription, Tail},
 };
 
@@ -217,7 +218,7 @@ impl Keeper {
             // They may lead to the same dead end, and a repair must not read from a server that is none any more.
             self.pages.renew();
             tracing::warn!(why, "lost the subscription to Redis; streams wait and catch up when it is back");
-            let (lost, mut pause) = (Instant::now(), RECONNECT_MIN);
+            let (lost, mut pause) = (Instant::now(), Pause::new(RECONNECT_MIN, RECONNECT_MAX));
             subscriber = loop {
                 // A new connection has nothing to unsubscribe, and who has given up waits for nothing.
                 kept.extend(std::iter::from_fn(|| self.operations.try_recv().ok()));
@@ -226,8 +227,7 @@ impl Keeper {
                     Ok(subscriber) => break subscriber,
                     Err(error) => tracing::debug!(%error, "no subscriber connection yet"),
                 }
-                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                pause = (pause * 2).min(RECONNECT_MAX);
+                pause.wait().await;
             };
             tracing::info!(down_ms = lost.elapsed().as_millis() as u64, "the subscription to Redis is back");
         }
