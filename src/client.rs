@@ -18,7 +18,7 @@ mod runs;
 mod tests;
 mod token;
 
-use std::{net::IpAddr, sync::Once, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -353,9 +353,7 @@ impl Client {
 
 /// An HTTP client as it has to be here: `secure`, with TLS; `local`, on this machine.
 pub(crate) fn http(secure: bool, local: bool) -> reqwest::ClientBuilder {
-    static TLS: Once = Once::new();
-    // An error means that the program chose a provider before: that one serves as well.
-    TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    crate::tls::provide();
     // A redirected POST would lose its body or be sent twice: the caller gets the address to use instead.
     let http = reqwest::Client::builder().redirect(redirect::Policy::none());
     let mut http = http.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);

@@ -28,6 +28,7 @@
 //! | `descriptors` | how many sockets there may be |
 //! | `lock` | locks that a panic does not spoil |
 //! | `pause` | how long to wait before what failed is tried again |
+//! | `tls` | what TLS is made with |
 //! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
@@ -52,6 +53,7 @@ pub mod quota;
 pub mod rules;
 pub mod sse;
 pub mod store;
+mod tls;
 pub mod trace;
 pub mod writer;
 

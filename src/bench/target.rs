@@ -59,8 +59,7 @@ impl Target {
             return Err(bad("the name leads to no address"));
         }
         let tls = secure.then(|| {
-            // A second installation is refused and harmless.
-            let _ = rustls::crypto::ring::default_provider().install_default();
+            crate::tls::provide();
             let config = ClientConfig::with_platform_verifier().map_err(|error| bad(&error.to_string()))?;
             let name = with_port.rsplit_once(':').map_or(&*with_port, |(name, _)| name).trim_matches(['[', ']']);
             let name = ServerName::try_from(name.to_owned()).map_err(|error| bad(&error.to_string()))?;

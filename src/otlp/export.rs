@@ -92,8 +92,7 @@ struct Collector {
 
 impl Collector {
     fn new() -> Result<Self, BadExport> {
-        // Refused if it is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        crate::tls::provide();
         let timeout = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"]
             .iter()
             .find_map(|name| env::var(name).ok()?.parse().ok().map(Duration::from_millis));

@@ -134,7 +134,7 @@ impl RedisStore {
     /// Connects. Fails if Redis is not there now or does not let us in; later losses are repaired in the background.
     pub async fn connect(config: RedisConfig) -> Result<Self, StoreError> {
         let fault = |e: RedisError| StoreError::Fault(e.to_string());
-        tls::provide();
+        crate::tls::provide();
         let info = config.url.as_str().into_connection_info().map_err(fault)?;
         // Off by default in redis-rs 1.x: Nagle's algorithm would hold small commits back.
         let tcp = info.tcp_settings().clone().set_nodelay(true);

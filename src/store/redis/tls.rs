@@ -78,7 +78,7 @@ impl Tls {
             }
             None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         }
-        provide();
+        crate::tls::provide();
         let config = ClientConfig::builder().with_root_certificates(roots);
         let config = match &self.client {
             Some((certificate, path)) => {
@@ -92,11 +92,6 @@ impl Tls {
         };
         Ok(config.into())
     }
-}
-
-/// TLS needs a process-wide provider of its primitives; a second installation is refused and harmless.
-pub(super) fn provide() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, BadTls> {
