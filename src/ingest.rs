@@ -173,7 +173,7 @@ impl Splitter {
             Splitter::Lines { ready, .. } => Ok(ready.pop_front()),
             Splitter::Sse(decoder) => loop {
                 let Some(frame) = decoder.next_frame()? else { return Ok(None) };
-                if frame.data == "[DONE]" {
+                if frame.is_done() {
                     continue;
                 }
                 let event = frame.event.as_deref();

@@ -270,7 +270,7 @@ impl Splitter {
             Splitter::Sse(decoder) => {
                 decoder.push(chunk);
                 while let Some(frame) = decoder.next_frame().map_err(|e| e.to_string())? {
-                    if frame.data.trim() == "[DONE]" {
+                    if frame.is_done() {
                         seen.done = true;
                         continue;
                     }

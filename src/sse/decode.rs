@@ -23,6 +23,13 @@ pub struct Frame {
     pub data: String,
 }
 
+impl Frame {
+    /// Whether it only says that the stream is complete, as APIs of models do.
+    pub fn is_done(&self) -> bool {
+        self.data == "[DONE]"
+    }
+}
+
 /// Why a body can't be read further. Final: the decoder gives the same answer from then on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {

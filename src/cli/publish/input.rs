@@ -131,7 +131,7 @@ async fn read_event_stream(items: &Sender<Result<Item, String>>) -> Result<(), S
         decoder.push(&buffer[..read]);
         while let Some(frame) = decoder.next_frame().map_err(|e| format!("event {}: {e}", count + 1))? {
             count += 1;
-            if frame.data == "[DONE]" {
+            if frame.is_done() {
                 continue;
             }
             let event = Event::from_sse(frame.event.as_deref(), &frame.data, &Defaults::default(), usize::MAX);
