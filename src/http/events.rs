@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::{
     Gateway, Problem,
@@ -105,15 +105,8 @@ impl Publication<'_> {
             Reply::Appended(stopping) => &stopping[..],
             _ => &[],
         };
-        let answer = Appended {
-            ids: &done.ids,
-            skipped: Some(done.skipped).filter(|skipped| *skipped > 0),
-            duplicate: Some(true).filter(|_| done.duplicate),
-            run: stopping.first(),
-            runs: Some(stopping).filter(|stopping| stopping.len() > 1),
-        };
-        let status = if done.duplicate { StatusCode::OK } else { StatusCode::CREATED };
-        Ok((status, Json(answer)).into_response())
+        let more = More::new(done.skipped, done.duplicate, stopping);
+        Ok(answer(Appended { ids: &done.ids, more }, done.duplicate))
     }
 
     /// Appends a streaming body as it comes, until it ends, is refused, or its run is asked to stop (after `since`, in the
@@ -174,10 +167,27 @@ impl Publication<'_> {
     }
 }
 
-/// The answer to an append. An agent without a command subscription learns here that it is to stop.
+/// The answer to an append.
 #[derive(Serialize)]
 struct Appended<'a> {
     ids: &'a [EntryId],
+    #[serde(flatten)]
+    more: More<'a>,
+}
+
+/// The answer to a streaming body.
+#[derive(Serialize)]
+struct Streamed<'a> {
+    appended: usize,
+    last: Option<EntryId>,
+    #[serde(flatten)]
+    more: More<'a>,
+}
+
+/// What either answer says where there is something to say. An agent without a command subscription learns here that it is to
+/// stop.
+#[derive(Serialize)]
+struct More<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     skipped: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,6 +196,23 @@ struct Appended<'a> {
     run: Option<&'a RunView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     runs: Option<&'a [RunView]>,
+}
+
+impl<'a> More<'a> {
+    fn new(skipped: usize, duplicate: bool, stopping: &'a [RunView]) -> Self {
+        More {
+            skipped: Some(skipped).filter(|skipped| *skipped > 0),
+            duplicate: Some(true).filter(|_| duplicate),
+            run: stopping.first(),
+            runs: Some(stopping).filter(|stopping| stopping.len() > 1),
+        }
+    }
+}
+
+/// Nothing is new where all of it was there before.
+fn answer(answer: impl Serialize, duplicate: bool) -> Response {
+    let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    (status, Json(answer)).into_response()
 }
 
 /// Follows the run of an endless body, from `since` on. Nothing for a body without one.
@@ -222,29 +249,9 @@ pub(super) fn answer_stream(progress: &Progress, numbered: bool, may_be_empty: b
     if progress.appended == 0 && progress.skipped == 0 && !may_be_empty {
         return Err(Problem::bad_request("empty_batch", "the body carries no events"));
     }
-    let mut answer = Map::new();
-    answer.insert("appended".into(), progress.appended.into());
-    answer.insert("last".into(), json!(progress.last));
     let duplicate = progress.appended == 0 && progress.skipped > 0;
-    if numbered && progress.skipped > 0 {
-        answer.insert("skipped".into(), progress.skipped.into());
-    }
-    if duplicate {
-        answer.insert("duplicate".into(), true.into());
-    }
-    tell_stopping(&mut answer, &progress.stopping);
-    let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
-    Ok((status, Json(answer)).into_response())
-}
-
-/// An agent without a command subscription learns here that it is to stop.
-fn tell_stopping(answer: &mut Map<String, Value>, stopping: &[RunView]) {
-    if let [first, ..] = stopping {
-        answer.insert("run".into(), json!(first));
-    }
-    if stopping.len() > 1 {
-        answer.insert("runs".into(), json!(stopping));
-    }
+    let more = More::new(if numbered { progress.skipped } else { 0 }, duplicate, &progress.stopping);
+    Ok(answer(Streamed { appended: progress.appended, last: progress.last, more }, duplicate))
 }
 
 /// Why a streaming body was given up, and how far it had come.
