@@ -4,6 +4,7 @@
 use axum::http::StatusCode;
 
 use super::Problem;
+use crate::metrics::METRICS;
 
 /// The refusal to send instead of hyper's, which is `bytes`. `None`: that is something else, and goes out as it is. hyper's
 /// own is a head without a body or an `X-Request-Id`, which the routes' answers have.
@@ -23,6 +24,7 @@ pub fn explained(bytes: &[u8]) -> Option<Vec<u8>> {
         ),
         _ => return None,
     };
+    METRICS.problems.add(code);
     let body = Problem::new(status, code, detail).body();
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\ncontent-length: {}\r\n\

@@ -84,12 +84,9 @@ impl Problem {
         let detail = "the log does not hold the entry to read after; read again from the start";
         Problem::new(StatusCode::GONE, "cursor_lost", detail).with("reason", json!(reason)).with("first", json!(first))
     }
-}
 
-impl Problem {
-    /// The body of the answer, which is on its way: it counts the problem, so it is made once.
+    /// The body of the answer.
     pub fn body(&self) -> String {
-        METRICS.problems.add(self.code);
         let title = self.status.canonical_reason().unwrap_or("Error");
         let mut body = json!({
             "type": format!("urn:moorline:problem:{}", self.code),
@@ -107,6 +104,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        METRICS.problems.add(self.code);
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
