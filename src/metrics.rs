@@ -39,6 +39,19 @@ pub enum Appended {
     Failed,
 }
 
+impl Appended {
+    const ALL: [Self; 4] = [Self::Stored, Self::Duplicate, Self::Refused, Self::Failed];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Duplicate => "duplicate",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What the store was asked for.
 #[derive(Debug, Clone, Copy)]
 pub enum Asked {
@@ -46,6 +59,17 @@ pub enum Asked {
     Commit,
     /// A page, a session's state.
     Read,
+}
+
+impl Asked {
+    const ALL: [Self; 2] = [Self::Commit, Self::Read];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Read => "read",
+        }
+    }
 }
 
 /// Why a stream was cut, for its client to resume.
@@ -59,15 +83,36 @@ pub enum Cut {
     Token,
 }
 
+impl Cut {
+    const ALL: [Self; 3] = [Self::Draining, Self::Store, Self::Token];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Store => "store",
+            Self::Token => "token",
+        }
+    }
+}
+
+/// By [`StoreError`].
+#[derive(Debug)]
+pub struct StoreErrors {
+    unavailable: Counter,
+    unconfirmed: Counter,
+    denied: Counter,
+    fault: Counter,
+}
+
 /// All numbers. The help texts in [`exposition`] say what they are.
 #[derive(Debug)]
 pub struct Metrics {
     /// By [`Appended`].
-    pub appends: [Counter; 4],
+    pub appends: [Counter; Appended::ALL.len()],
     /// From the writer's queue to the answer.
     pub append_time: Histogram,
     /// By lane.
-    pub entries: [Counter; 2],
+    pub entries: [Counter; Lane::ALL.len()],
     /// Commits that wrote.
     pub commits: Counter,
     /// Commits that found another state.
@@ -86,16 +131,16 @@ pub struct Metrics {
     /// Reads that mended a ring.
     pub repairs: Counter,
     /// By [`Lost`].
-    pub resets: [Counter; 3],
+    pub resets: [Counter; Lost::ALL.len()],
     /// Clients that took nothing.
     pub slow_cuts: Counter,
     /// Streams that this replica cut, by [`Cut`].
-    pub stream_cuts: [Counter; 3],
+    pub stream_cuts: [Counter; Cut::ALL.len()],
 
     /// By [`Asked`].
-    pub store_time: [Histogram; 2],
-    /// By [`StoreError`].
-    pub store_errors: [Counter; 4],
+    pub store_time: [Histogram; Asked::ALL.len()],
+    /// Its questions without a good answer.
+    pub store_errors: StoreErrors,
     /// The subscription to Redis is alive.
     pub subscribed: Gauge,
     /// How often it was lost.
@@ -116,9 +161,9 @@ pub struct Metrics {
 impl Metrics {
     const fn new() -> Self {
         Metrics {
-            appends: [const { Counter::new() }; 4],
+            appends: [const { Counter::new() }; Appended::ALL.len()],
             append_time: Histogram::new(),
-            entries: [const { Counter::new() }; 2],
+            entries: [const { Counter::new() }; Lane::ALL.len()],
             commits: Counter::new(),
             conflicts: Counter::new(),
             deliveries: Counter::new(),
@@ -127,11 +172,16 @@ impl Metrics {
             streams: Gauge::new(),
             pages: Counter::new(),
             repairs: Counter::new(),
-            resets: [const { Counter::new() }; 3],
+            resets: [const { Counter::new() }; Lost::ALL.len()],
             slow_cuts: Counter::new(),
-            stream_cuts: [const { Counter::new() }; 3],
-            store_time: [const { Histogram::new() }; 2],
-            store_errors: [const { Counter::new() }; 4],
+            stream_cuts: [const { Counter::new() }; Cut::ALL.len()],
+            store_time: [const { Histogram::new() }; Asked::ALL.len()],
+            store_errors: StoreErrors {
+                unavailable: Counter::new(),
+                unconfirmed: Counter::new(),
+                denied: Counter::new(),
+                fault: Counter::new(),
+            },
             subscribed: Gauge::new(),
             subscription_losses: Counter::new(),
             clock_ahead: Gauge::new(),
@@ -187,13 +237,14 @@ impl Metrics {
     /// The store was asked, and has answered one way or the other.
     pub fn asked<T>(&self, what: Asked, since: Instant, answer: &Result<T, StoreError>) {
         self.store_time[what as usize].observe(since.elapsed());
-        match answer {
-            Ok(_) => {}
-            Err(StoreError::Unavailable(_)) => self.store_errors[0].add(1),
-            Err(StoreError::Unconfirmed { .. }) => self.store_errors[1].add(1),
-            Err(StoreError::Denied(_)) => self.store_errors[2].add(1),
-            Err(StoreError::Fault(_)) => self.store_errors[3].add(1),
-        }
+        let Err(error) = answer else { return };
+        let counter = match error {
+            StoreError::Unavailable(_) => &self.store_errors.unavailable,
+            StoreError::Unconfirmed { .. } => &self.store_errors.unconfirmed,
+            StoreError::Denied(_) => &self.store_errors.denied,
+            StoreError::Fault(_) => &self.store_errors.fault,
+        };
+        counter.add(1);
     }
 
     /// The store's clock as reckoned here, in microseconds since 1970.

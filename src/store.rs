@@ -385,6 +385,18 @@ pub enum Lost {
 }
 
 impl Lost {
+    /// All there are, each at its place in an array that it is an index of.
+    pub const ALL: [Lost; 3] = [Lost::Trimmed, Lost::Unknown, Lost::Deleted];
+
+    /// As clients are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lost::Trimmed => "trimmed",
+            Lost::Unknown => "unknown",
+            Lost::Deleted => "deleted",
+        }
+    }
+
     /// Why a cursor that was not found is not there. Written once for all stores. `0-0` is not found where entry number
     /// 1 is gone.
     pub fn why(cursor: EntryId, created: Option<Ms>, extent: Extent) -> Lost {

@@ -9,7 +9,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{BOUNDS_US, Counter, Histogram, METRICS, process};
+use super::{Appended, Asked, BOUNDS_US, Counter, Cut, Histogram, METRICS, StoreErrors, process};
+use crate::{id::Lane, store::Lost};
 
 /// What the numbers are served as.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -51,12 +52,12 @@ impl Collector for Gateway {
         out.gauge("build_info", help, &[("version", env!("CARGO_PKG_VERSION")), ("store", self.0.store)], 1.0)?;
         out.gauge("draining", "1 once the process has been told to end", &[], self.0.draining.into())?;
 
-        let results = ["stored", "duplicate", "refused", "failed"];
-        out.counters("appends", "Appends that were answered, by what became of them", "result", results, &m.appends)?;
+        let appends = Appended::ALL.map(|how| (how.label(), &m.appends[how as usize]));
+        out.counters("appends", "Appends that were answered, by what became of them", "result", appends)?;
         let help = "From the arrival of an append at the session's writer to its answer";
-        out.histograms("append_duration_seconds", help, "", [""], std::slice::from_ref(&m.append_time))?;
+        out.histograms("append_duration_seconds", help, "", [("", &m.append_time)])?;
         let help = "Entries that this replica put into the log";
-        out.counters("entries", help, "lane", ["events", "commands"], &m.entries)?;
+        out.counters("entries", help, "lane", Lane::ALL.map(|lane| (lane.as_str(), &m.entries[lane.index()])))?;
         let help = "Commits that happened; one takes all that came in while the one before it was under way";
         out.counter("commits", help, &m.commits)?;
         let help = "Commits that found another control state or time, and were decided anew";
@@ -65,7 +66,7 @@ impl Collector for Gateway {
         out.counter("deliveries", "Entries handed to clients' connections", &m.deliveries)?;
         let help = "From an entry's commit (the store's clock, in whole milliseconds) to its being handed to the \
                     connection of a client that was up to date; up to 1 ms too long";
-        out.histograms("delivery_duration_seconds", help, "", [""], std::slice::from_ref(&m.delivery_time))?;
+        out.histograms("delivery_duration_seconds", help, "", [("", &m.delivery_time)])?;
         let help = "Sessions that somebody follows through this replica";
         out.gauge("live_sessions", help, &[], m.live_sessions.get())?;
         out.gauge(
@@ -76,17 +77,20 @@ impl Collector for Gateway {
         )?;
         out.counter("catch_up_pages", "Pages of history read for streams", &m.pages)?;
         out.counter("repairs", "Reads that made sure of what pushes may have missed", &m.repairs)?;
-        let reasons = ["trimmed", "unknown", "deleted"];
-        out.counters("resets", "Clients told that their place in the log is lost", "reason", reasons, &m.resets)?;
+        let resets = Lost::ALL.map(|why| (why.as_str(), &m.resets[why as usize]));
+        out.counters("resets", "Clients told that their place in the log is lost", "reason", resets)?;
         let help = "Connections cut since the client took nothing for too long";
         out.counter("slow_client_cuts", help, &m.slow_cuts)?;
         let help = "Streams cut for their clients to resume: this replica ends, it can't read the store, or the token has expired";
-        out.counters("stream_cuts", help, "reason", ["draining", "store", "token"], &m.stream_cuts)?;
+        out.counters("stream_cuts", help, "reason", Cut::ALL.map(|why| (why.label(), &m.stream_cuts[why as usize])))?;
 
         let help = "From a question to the store to its answer, or to the end of patience";
-        out.histograms("store_duration_seconds", help, "op", ["commit", "read"], &m.store_time)?;
+        let times = Asked::ALL.map(|what| (what.label(), &m.store_time[what as usize]));
+        out.histograms("store_duration_seconds", help, "op", times)?;
         let help = "Questions that the store did not answer, or not as it should";
-        out.counters("store_errors", help, "kind", ["unavailable", "unconfirmed", "denied", "fault"], &m.store_errors)?;
+        let StoreErrors { unavailable, unconfirmed, denied, fault } = &m.store_errors;
+        let errors = [("unavailable", unavailable), ("unconfirmed", unconfirmed), ("denied", denied), ("fault", fault)];
+        out.counters("store_errors", help, "kind", errors)?;
         let help = "1 while pushes from the store arrive, 0 while streams wait for it";
         out.gauge("subscribed", help, &[], m.subscribed.get())?;
         let help = "How often the subscription to the store was lost";
@@ -97,7 +101,8 @@ impl Collector for Gateway {
         out.gauge("connections", "Open HTTP connections", &[], m.connections.get())?;
         out.counter("connections_accepted", "HTTP connections accepted so far", &m.accepted)?;
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-        out.counters("http_answers", "Answers, by the class of their status", "status", classes, &m.answers)?;
+        let answers = std::array::from_fn::<_, 5, _>(|class| (classes[class], &m.answers[class]));
+        out.counters("http_answers", "Answers, by the class of their status", "status", answers)?;
         let mut problems = m.problems.get();
         for code in ALERTED {
             problems.entry(code).or_default();
@@ -143,10 +148,9 @@ impl Out<'_> {
         name: &str,
         help: &str,
         label: &str,
-        values: [&str; N],
-        counters: &[Counter; N],
+        counters: [(&str, &Counter); N],
     ) -> fmt::Result {
-        self.counted(name, help, label, values.into_iter().zip(counters.iter().map(Counter::get)))
+        self.counted(name, help, label, counters.into_iter().map(|(value, counter)| (value, counter.get())))
     }
 
     fn counted<'v>(
@@ -177,11 +181,10 @@ impl Out<'_> {
         name: &str,
         help: &str,
         label: &str,
-        values: [&str; N],
-        histograms: &[Histogram],
+        histograms: [(&str, &Histogram); N],
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (value, histogram) in values.into_iter().zip(histograms) {
+        for (value, histogram) in histograms {
             let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(histogram.counts()).collect();
             // Summed up here, so that the count is that of the buckets although they change meanwhile.
