@@ -29,6 +29,7 @@
 //! | `lock` | locks that a panic does not spoil |
 //! | `pause` | how long to wait before what failed is tried again |
 //! | `tls` | what TLS is made with |
+//! | `proc` | what the operating system knows of a process |
 //! | [`quota`] | how much one token may do |
 //! | [`config`] | everything that can be set |
 
@@ -49,6 +50,7 @@ mod lock;
 pub mod metrics;
 pub mod otlp;
 mod pause;
+mod proc;
 pub mod quota;
 pub mod rules;
 pub mod sse;

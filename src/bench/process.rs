@@ -1,19 +1,12 @@
-//! What processes take of the machine, read from `/proc`.
+//! What processes take of the machine.
 
 use serde::Serialize;
 
-/// Clock ticks a second in `/proc`: a constant of the Linux interface on all usual architectures.
-const TICKS: f64 = 100.0;
+use crate::proc;
 
 /// Resident bytes of processes together, if all are there.
 pub fn resident(pids: &[u32]) -> Option<u64> {
-    pids.iter()
-        .map(|pid| {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-            line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
-        })
-        .sum()
+    pids.iter().map(proc::resident).sum()
 }
 
 /// Whether there is such a process, and it can be looked at.
@@ -35,14 +28,9 @@ pub struct Cpu {
 impl Cpu {
     /// Since the processes began; those that can't be read count as nothing.
     pub fn now(pids: &[u32]) -> Self {
-        let of = |pid: &str| -> Option<f64> {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The second field is a name in parentheses that may hold spaces; utime and stime are the 14th and 15th.
-            let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).map(|ticks| ticks.parse::<f64>().ok());
-            Some((fields.next()?? + fields.next()??) / TICKS)
-        };
-        let each: Vec<_> = pids.iter().map(|pid| of(&pid.to_string()).unwrap_or(0.0)).collect();
-        Cpu { load: of("self").unwrap_or(0.0), loaded: each.iter().sum(), each }
+        let cpu = |times: Option<proc::Times>| times.map_or(0.0, |times| times.cpu);
+        let each: Vec<_> = pids.iter().map(|pid| cpu(proc::times(pid))).collect();
+        Cpu { load: cpu(proc::times("self")), loaded: each.iter().sum(), each }
     }
 
     /// What was taken since an earlier time.

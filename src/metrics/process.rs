@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::descriptors;
+use crate::{descriptors, proc};
 
 /// One look.
 pub struct Process {
@@ -14,27 +14,17 @@ pub struct Process {
     pub cpu_seconds: f64,
 }
 
-/// `USER_HZ`: what the kernel tells times in, 100 on every Linux that there is.
-const TICKS_PER_SECOND: f64 = 100.0;
-
 /// `None` where there is no `/proc`.
 pub fn look() -> Option<Process> {
-    // proc(5). The name of the program, in parentheses, may have spaces; fields are counted from behind it.
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok().map(|ticks| ticks / TICKS_PER_SECOND);
-    let (user, system, started) = (ticks(14)?, ticks(15)?, ticks(22)?);
+    let times = proc::times("self")?;
     let booted = fs::read_to_string("/proc/stat").ok()?;
     let booted: f64 = booted.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let resident_kib: f64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(Process {
-        start_time_seconds: booted + started,
-        resident_bytes: resident_kib * 1024.0,
+        start_time_seconds: booted + times.started,
+        resident_bytes: proc::resident("self")? as f64,
         open_fds: fs::read_dir("/proc/self/fd").ok()?.count() as f64,
         max_fds: descriptors::limit().map_or(f64::INFINITY, |limit| limit as f64),
-        cpu_seconds: user + system,
+        cpu_seconds: times.cpu,
     })
 }
 
