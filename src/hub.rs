@@ -42,7 +42,7 @@ use crate::{
     metrics::{Held, METRICS},
     pause::Pause,
     rules::Action,
-    store::{From, Push, Store, StoreError, Subscription, Tail},
+    store::{Push, ReadFrom, Store, StoreError, Subscription, Tail},
     writer::Writers,
 };
 use budget::Budget;
@@ -285,7 +285,7 @@ async fn mend(live: Weak<Live>, lane: Lane) {
         let (from, limit) = lock(&live.feed(lane).ring).reading();
         match live.store.read(&live.session, lane, from, limit).await {
             Ok(page) => {
-                METRICS.repairs.add(u64::from(from != From::Latest));
+                METRICS.repairs.add(u64::from(from != ReadFrom::Latest));
                 failing = None;
                 let whole = lock(&live.feed(lane).ring).mended(from, page);
                 live.news(lane);

@@ -38,7 +38,7 @@ pub trait Store: Send + Sync + 'static {
     async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError>;
 
     /// Reads up to `limit` entries of a lane, in order.
-    async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError>;
+    async fn read(&self, session: &Name, lane: Lane, from: ReadFrom, limit: usize) -> Result<Page, StoreError>;
 
     /// What a session is now: its control state and where its lanes begin and end. `None` if there is no such session.
     async fn stat(&self, session: &Name) -> Result<Option<Stat>, StoreError>;
@@ -297,7 +297,7 @@ pub struct Extent {
 
 /// Where a read begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
+pub enum ReadFrom {
     /// At the first entry that is there.
     Start,
     /// At this entry or, if it is no longer there, the next one.
@@ -352,10 +352,10 @@ impl Extent {
 
 impl Page {
     /// The id to read on from.
-    pub fn next(&self, from: From) -> EntryId {
+    pub fn next(&self, from: ReadFrom) -> EntryId {
         match (self.entries.last(), from) {
             (Some(last), _) => last.id,
-            (None, From::After(id)) if self.lost.is_none() => id,
+            (None, ReadFrom::After(id)) if self.lost.is_none() => id,
             _ => self.extent.last,
         }
     }
@@ -367,7 +367,7 @@ impl Page {
     }
 
     /// Whether there was nothing after this page when it was read.
-    pub fn up_to_date(&self, from: From) -> bool {
+    pub fn up_to_date(&self, from: ReadFrom) -> bool {
         self.next(from).n >= self.extent.last.n
     }
 }

@@ -95,11 +95,11 @@ struct State {
     running: bool,
     used: Option<Instant>,
     /// Taken by the running task.
-    copy: Option<Copy>,
+    copy: Option<Known>,
 }
 
 /// What the writer believes the session to be.
-struct Copy {
+struct Known {
     version: Option<Version>,
     control: Control,
     /// The session's time when it was last heard of.
@@ -201,8 +201,8 @@ impl Writers {
     }
 
     /// Commits a batch and answers it. Gives the copy to go on with; `None` if nothing is known any more.
-    async fn commit(&self, writer: &Writer, copy: Option<Copy>, mut batch: Vec<Waiting>) -> Option<Copy> {
-        let mut copy = copy.unwrap_or_else(|| Copy::absent(self.limits));
+    async fn commit(&self, writer: &Writer, copy: Option<Known>, mut batch: Vec<Waiting>) -> Option<Known> {
+        let mut copy = copy.unwrap_or_else(|| Known::absent(self.limits));
         for _ in 0..ATTEMPTS {
             let decided = decide(&mut copy, &batch, &self.versions);
             let asked = Instant::now();
@@ -216,7 +216,7 @@ impl Writers {
                 }
                 Ok(Outcome::Conflict(snapshot)) => {
                     METRICS.conflicts.add(1);
-                    match Copy::read(&snapshot, self.limits) {
+                    match Known::read(&snapshot, self.limits) {
                         Ok(current) => copy = current,
                         Err(error) => return fail(batch, error),
                     }
@@ -291,7 +291,7 @@ fn appended(answer: &Result<Done, WriteError>) -> Appended {
     }
 }
 
-fn fail(batch: Vec<Waiting>, error: StoreError) -> Option<Copy> {
+fn fail(batch: Vec<Waiting>, error: StoreError) -> Option<Known> {
     for waiting in batch {
         // Whoever asked may have gone.
         let _ = waiting.done.send(Err(error.clone().into()));
@@ -325,18 +325,20 @@ impl State {
     }
 }
 
-impl Copy {
+impl Known {
     fn absent(limits: Limits) -> Self {
         // Our own clock stands in until the store has told its own; nothing is due in a session that does not exist.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as Ms);
-        Copy { version: None, control: Control::new(limits), heard: (now, Instant::now()) }
+        Known { version: None, control: Control::new(limits), heard: (now, Instant::now()) }
     }
 
     fn read(snapshot: &Snapshot, limits: Limits) -> Result<Self, StoreError> {
         let heard = (snapshot.now, Instant::now());
         Ok(match &snapshot.state {
-            Some(state) => Copy { version: Some(state.version.clone()), control: Control::read(state, limits)?, heard },
-            None => Copy { heard, ..Copy::absent(limits) },
+            Some(state) => {
+                Known { version: Some(state.version.clone()), control: Control::read(state, limits)?, heard }
+            }
+            None => Known { heard, ..Known::absent(limits) },
         })
     }
 
@@ -386,7 +388,7 @@ impl Decided {
     }
 }
 
-fn decide(copy: &mut Copy, batch: &[Waiting], versions: &Versions) -> Decided {
+fn decide(copy: &mut Known, batch: &[Waiting], versions: &Versions) -> Decided {
     let now = copy.now();
     let mut effects = Effects::default();
     rules::judge(&mut copy.control, now, &mut effects);

@@ -27,7 +27,7 @@ use crate::{
     metrics::METRICS,
     rules::CommandStatus,
     sse::{Filter, Format, Stream},
-    store::{self, Entry, Extent, From},
+    store::{self, Entry, Extent, ReadFrom},
 };
 
 const LIMIT_DEFAULT: usize = 100;
@@ -269,16 +269,16 @@ async fn page(
         return Err(Problem::bad_request("bad_query", "format=data is for streams; a page carries whole events"));
     }
     let mut from = match (params.after()?, params.begins_now()?) {
-        (Some(after), _) => From::After(after),
+        (Some(after), _) => ReadFrom::After(after),
         (None, true) => {
-            let page = gateway.store.read(&session, lane, From::Latest, 1).await?;
+            let page = gateway.store.read(&session, lane, ReadFrom::Latest, 1).await?;
             if !page.exists {
                 return Err(Problem::unknown_session(&session));
             }
             let Extent { last, .. } = page.extent;
             return Ok(Page { events: Vec::new(), next: last, up_to_date: true, closed: page.closed }.into_response());
         }
-        (None, false) => From::Start,
+        (None, false) => ReadFrom::Start,
     };
     let (mut events, mut scanned, mut looked_at, mut bytes, mut size) = (Vec::new(), 0, 0, 0, None);
     let (next, up_to_date, closed) = loop {
@@ -308,7 +308,7 @@ async fn page(
         if up_to_date || full || scanned >= SCAN_MAX || looked_at >= SCAN_BYTES {
             break (next, up_to_date, page.closed);
         }
-        from = From::After(next);
+        from = ReadFrom::After(next);
     };
     Ok(Page { events, next, up_to_date, closed }.into_response())
 }
@@ -349,7 +349,7 @@ async fn pending(gateway: &Gateway, session: Name, params: &LaneParams) -> Resul
     let (mut events, mut bytes, mut size, mut next) = (Vec::new(), 0, None, after);
     // As mostly at an agent's start, there are none: then the lane need not be read.
     while let Some(first) = entries.range((Excluded(next), Unbounded)).next().filter(|_| bytes < PAGE_BYTES) {
-        let (from, step) = (From::At(*first), store::limit(size, PAGE_BYTES, SCAN_STEP));
+        let (from, step) = (ReadFrom::At(*first), store::limit(size, PAGE_BYTES, SCAN_STEP));
         let page = gateway.store.read(&session, Lane::Commands, from, step).await?;
         size = page.entry_size().or(size);
         // Nothing is left of them: trimmed, or lost with a failover.

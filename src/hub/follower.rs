@@ -14,7 +14,7 @@ use crate::{
     lock::lock,
     metrics::METRICS,
     pause::Pause,
-    store::{self, Entry, From, Lost, Page, StoreError},
+    store::{self, Entry, Lost, Page, ReadFrom, StoreError},
 };
 
 /// The first page is small: its entries may be larger than those that the ring has.
@@ -117,13 +117,13 @@ impl Follower {
             Start::After(cursor) => (follower.cursor, follower.verified) = (cursor, false),
             Start::Now => {
                 let tail = follower.ring(Ring::tail);
-                let page = follower.read(From::Latest, 1).await?;
+                let page = follower.read(ReadFrom::Latest, 1).await?;
                 follower.cursor = page.extent.last;
                 follower.compare(tail, &page);
             }
             Start::Lost => {
                 let tail = follower.ring(Ring::tail);
-                let page = follower.read(From::Start, 1).await?;
+                let page = follower.read(ReadFrom::Start, 1).await?;
                 follower.from_start = true;
                 follower.pending = Some(Update::Reset { reason: Lost::Unknown, first: page.extent.first });
                 follower.compare(tail, &page);
@@ -250,7 +250,7 @@ impl Follower {
     async fn ask(&mut self) -> Result<Option<Update>, StoreError> {
         // Before the read: if the log is replaced while it is under way, the ring's epoch will be another one.
         let (epoch, reads, tail) = self.ring(|ring| (ring.epoch(), ring.reads(), ring.tail()));
-        let from = if self.from_start { From::Start } else { From::After(self.cursor) };
+        let from = if self.from_start { ReadFrom::Start } else { ReadFrom::After(self.cursor) };
         let page = self.read_patiently(from).await?;
         METRICS.pages.add(1);
         (self.epoch, self.reads, self.verified) = (epoch, reads, true);
@@ -288,12 +288,12 @@ impl Follower {
         Some(Update::History(page.entries))
     }
 
-    async fn read(&self, from: From, limit: usize) -> Result<Page, StoreError> {
+    async fn read(&self, from: ReadFrom, limit: usize) -> Result<Page, StoreError> {
         let live = &self.attachment.live;
         live.store.read(&live.session, self.lane, from, limit).await
     }
 
-    async fn read_patiently(&self, from: From) -> Result<Page, StoreError> {
+    async fn read_patiently(&self, from: ReadFrom) -> Result<Page, StoreError> {
         let (since, mut pause) = (Instant::now(), Pause::new(RETRY_MIN, RETRY_MAX));
         let limit = match self.page {
             0 => self.ring(|ring| ring.limit(PAGE_BYTES, PAGE_FIRST)),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::Item;
 use crate::{
     id::EntryId,
-    store::{self, From, Page, StoreError},
+    store::{self, Page, ReadFrom, StoreError},
 };
 
 /// Entries that a ring holds at most.
@@ -213,15 +213,15 @@ impl Ring {
     }
 
     /// A repair begins to read: from here, so many entries.
-    pub fn reading(&mut self) -> (From, usize) {
+    pub fn reading(&mut self) -> (ReadFrom, usize) {
         let mut anchored = true;
         if let State::Repairing { anchored: known, again, .. } = &mut self.state {
             *again = false;
             anchored = *known;
         }
         match anchored {
-            true => (From::After(self.tail), self.limit(REPAIR_BYTES, REPAIR)),
-            false => (From::Latest, self.limit(BYTES_MAX, PRIME)),
+            true => (ReadFrom::After(self.tail), self.limit(REPAIR_BYTES, REPAIR)),
+            false => (ReadFrom::Latest, self.limit(BYTES_MAX, PRIME)),
         }
     }
 
@@ -231,13 +231,13 @@ impl Ring {
     }
 
     /// A repair has read this page. `false`: it must read again.
-    pub fn mended(&mut self, from: From, page: Page) -> bool {
+    pub fn mended(&mut self, from: ReadFrom, page: Page) -> bool {
         (self.heard, self.trouble) = (Some(Instant::now()), None);
         self.reads = self.reads.wrapping_add(1);
         let State::Repairing { anchored, held, again } = &mut self.state else { return true };
         let (was_anchored, stale) = (*anchored, *again);
         // The log was replaced while the read was under way: what it read is of no use.
-        if from != From::Latest && !was_anchored {
+        if from != ReadFrom::Latest && !was_anchored {
             return false;
         }
         let held = std::mem::take(held);
@@ -377,7 +377,7 @@ mod tests {
     fn whole(entries: &[(u64, u64)]) -> Ring {
         let mut ring = Ring::default();
         assert_eq!(ring.used(), Repair::Start);
-        assert!(ring.mended(From::Latest, page(entries)));
+        assert!(ring.mended(ReadFrom::Latest, page(entries)));
         ring
     }
 
@@ -398,7 +398,7 @@ mod tests {
         assert_eq!(ring.used(), Repair::Start);
         assert_eq!(push(&mut ring, 5, 2), Repair::No);
         assert_eq!(push(&mut ring, 5, 3), Repair::No);
-        assert!(ring.mended(From::Latest, page(&[(4, 1), (5, 2)])));
+        assert!(ring.mended(ReadFrom::Latest, page(&[(4, 1), (5, 2)])));
         assert_eq!(taken(&ring, EntryId::ZERO), [1, 2, 3]);
     }
 
@@ -407,7 +407,7 @@ mod tests {
         let mut ring = whole(&[(4, 1)]);
         assert_eq!(push(&mut ring, 6, 3), Repair::Start);
         assert!(matches!(ring.take(id(4, 1), true, 0, 100), Taken::Wait));
-        assert!(ring.mended(From::After(id(4, 1)), page(&[(5, 2), (6, 3)])));
+        assert!(ring.mended(ReadFrom::After(id(4, 1)), page(&[(5, 2), (6, 3)])));
         assert_eq!(taken(&ring, id(4, 1)), [2, 3]);
     }
 
@@ -416,8 +416,8 @@ mod tests {
         let mut ring = whole(&[(4, 1), (5, 2)]);
         assert_eq!(push(&mut ring, 9, 2), Repair::Start);
         let lost = Page { lost: Some(Lost::Unknown), ..page(&[(4, 1), (9, 2)]) };
-        assert!(!ring.mended(From::After(id(5, 2)), lost));
-        assert!(ring.mended(From::Latest, page(&[(4, 1), (9, 2)])));
+        assert!(!ring.mended(ReadFrom::After(id(5, 2)), lost));
+        assert!(ring.mended(ReadFrom::Latest, page(&[(4, 1), (9, 2)])));
         assert!(matches!(ring.take(id(5, 2), true, 0, 100), Taken::Ask));
         assert_eq!(ring.epoch(), 1);
     }
@@ -427,9 +427,9 @@ mod tests {
         let mut ring = whole(&[(4, 1), (5, 2)]);
         assert_eq!(ring.doubt(), Repair::Start);
         let much = Page { extent: Extent { first: Some(id(4, 1)), last: id(9, 9999) }, ..page(&[(6, 3)]) };
-        assert!(!ring.mended(From::After(id(5, 2)), much));
+        assert!(!ring.mended(ReadFrom::After(id(5, 2)), much));
         // Now Redis fails over.
-        assert!(ring.mended(From::Latest, page(&[(4, 1)])));
+        assert!(ring.mended(ReadFrom::Latest, page(&[(4, 1)])));
         assert!(matches!(ring.take(id(5, 2), true, 0, 100), Taken::Ask));
     }
 
@@ -437,15 +437,15 @@ mod tests {
     fn a_repair_goes_on_where_more_is_missing_than_it_dared_to_read() {
         let mut ring = whole(&[]);
         assert_eq!(ring.doubt(), Repair::Start);
-        assert_eq!(ring.reading(), (From::After(EntryId::ZERO), BLIND));
+        assert_eq!(ring.reading(), (ReadFrom::After(EntryId::ZERO), BLIND));
         let log: Vec<_> = (1..=400).map(|n| (5, n)).collect();
         let extent = page(&log).extent;
-        assert!(!ring.mended(From::After(EntryId::ZERO), Page { extent, ..page(&log[..BLIND]) }));
+        assert!(!ring.mended(ReadFrom::After(EntryId::ZERO), Page { extent, ..page(&log[..BLIND]) }));
         // There is something for those that wait already.
         assert_eq!(taken(&ring, EntryId::ZERO).len(), BLIND);
-        assert_eq!(ring.reading(), (From::After(id(5, BLIND as u64)), REPAIR));
+        assert_eq!(ring.reading(), (ReadFrom::After(id(5, BLIND as u64)), REPAIR));
         assert_eq!(push(&mut ring, 6, 401), Repair::No);
-        assert!(ring.mended(From::After(id(5, BLIND as u64)), page(&log[BLIND..])));
+        assert!(ring.mended(ReadFrom::After(id(5, BLIND as u64)), page(&log[BLIND..])));
         assert_eq!((taken(&ring, id(5, 399)), ring.epoch()), (vec![400, 401], 0));
     }
 
@@ -460,22 +460,22 @@ mod tests {
     fn a_doubt_during_a_repair_makes_it_read_again() {
         let mut ring = whole(&[(4, 1)]);
         assert_eq!(ring.doubt(), Repair::Start);
-        assert_eq!(ring.reading().0, From::After(id(4, 1)));
+        assert_eq!(ring.reading().0, ReadFrom::After(id(4, 1)));
         assert_eq!(ring.doubt(), Repair::No);
-        assert!(!ring.mended(From::After(id(4, 1)), page(&[(5, 2)])));
-        assert_eq!(ring.reading().0, From::After(id(5, 2)));
-        assert!(ring.mended(From::After(id(5, 2)), page(&[(5, 2)])));
+        assert!(!ring.mended(ReadFrom::After(id(4, 1)), page(&[(5, 2)])));
+        assert_eq!(ring.reading().0, ReadFrom::After(id(5, 2)));
+        assert!(ring.mended(ReadFrom::After(id(5, 2)), page(&[(5, 2)])));
     }
 
     #[test]
     fn a_deletion_during_a_repair_is_not_overwritten_by_what_was_read_before_it() {
         let mut ring = whole(&[(4, 1)]);
         assert_eq!(ring.doubt(), Repair::Start);
-        assert_eq!(ring.reading().0, From::After(id(4, 1)));
+        assert_eq!(ring.reading().0, ReadFrom::After(id(4, 1)));
         assert_eq!(ring.replaced(), Repair::No);
-        assert!(!ring.mended(From::After(id(4, 1)), page(&[(5, 2)])));
-        assert_eq!(ring.reading().0, From::Latest);
-        assert!(ring.mended(From::Latest, page(&[])));
+        assert!(!ring.mended(ReadFrom::After(id(4, 1)), page(&[(5, 2)])));
+        assert_eq!(ring.reading().0, ReadFrom::Latest);
+        assert!(ring.mended(ReadFrom::Latest, page(&[])));
         assert!(matches!(ring.take(id(4, 1), true, 0, 100), Taken::Ask));
     }
 
@@ -500,8 +500,8 @@ mod tests {
         // Those who have read so far wait for nothing that is there.
         assert_eq!(taken(&ring, EntryId::ZERO), [1]);
         let lost = Page { lost: Some(Lost::Deleted), ..page(&[]) };
-        assert!(!ring.mended(From::After(id(4, 1)), lost));
-        assert!(ring.mended(From::Latest, page(&[])));
+        assert!(!ring.mended(ReadFrom::After(id(4, 1)), lost));
+        assert!(ring.mended(ReadFrom::Latest, page(&[])));
         assert_eq!((ring.used(), ring.epoch()), (Repair::No, 1));
     }
 
@@ -511,7 +511,7 @@ mod tests {
         assert_eq!(ring.doubt(), Repair::Start);
         ring.failed(Instant::now(), StoreError::Unavailable("away".into()));
         assert!(ring.trouble(Duration::ZERO).is_some() && ring.trouble(QUIET).is_none());
-        assert!(ring.mended(From::After(id(4, 1)), page(&[(4, 1)])));
+        assert!(ring.mended(ReadFrom::After(id(4, 1)), page(&[(4, 1)])));
         assert!(ring.trouble(Duration::ZERO).is_none());
     }
 

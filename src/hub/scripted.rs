@@ -14,7 +14,7 @@ use crate::{
     lock::lock,
     rules::Limits,
     store::{
-        Commit, Entry, Extent, From, Lost, Outcome, Page, ProducerState, Push, Retention, Stat, Store, StoreError,
+        Commit, Entry, Extent, Lost, Outcome, Page, ProducerState, Push, ReadFrom, Retention, Stat, Store, StoreError,
         Subscription, Tail, memory::MemoryStore,
     },
     writer::Writers,
@@ -36,7 +36,7 @@ pub struct Script {
     /// How long a read takes. What it finds is what is there at its end.
     pub takes: Duration,
     /// The reads of the log that were asked for.
-    pub reads: Vec<(From, usize)>,
+    pub reads: Vec<(ReadFrom, usize)>,
     tail: Option<Arc<dyn Tail>>,
 }
 
@@ -77,15 +77,15 @@ impl Script {
         self.log.extend((last + 1..=last + count).map(entry));
     }
 
-    fn read(&self, from: From, limit: usize) -> Page {
+    fn read(&self, from: ReadFrom, limit: usize) -> Page {
         let ids = || self.log.iter().map(|entry| entry.id);
         let extent = Extent { first: ids().next(), last: ids().next_back().unwrap_or_default() };
         let after = |cursor: EntryId| ids().position(|id| id == cursor).map(|at| at + 1);
         let (begin, lost) = match from {
-            From::Start | From::After(EntryId::ZERO) => (0, None),
-            From::After(cursor) => (after(cursor).unwrap_or(0), after(cursor).is_none().then_some(Lost::Unknown)),
-            From::At(first) => (ids().position(|id| id >= first).unwrap_or(self.log.len()), None),
-            From::Latest => (self.log.len().saturating_sub(limit), None),
+            ReadFrom::Start | ReadFrom::After(EntryId::ZERO) => (0, None),
+            ReadFrom::After(cursor) => (after(cursor).unwrap_or(0), after(cursor).is_none().then_some(Lost::Unknown)),
+            ReadFrom::At(first) => (ids().position(|id| id >= first).unwrap_or(self.log.len()), None),
+            ReadFrom::Latest => (self.log.len().saturating_sub(limit), None),
         };
         let entries = self.log[begin..].iter().take(limit).cloned().collect();
         Page { exists: true, closed: self.closed, extent, lost, entries }
@@ -94,7 +94,7 @@ impl Script {
 
 #[async_trait]
 impl Store for Scripted {
-    async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
+    async fn read(&self, session: &Name, lane: Lane, from: ReadFrom, limit: usize) -> Result<Page, StoreError> {
         if lane != Lane::Events {
             return self.rest.read(session, lane, from, limit).await;
         }

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Commit, Entry, Extent, From, Lost, Outcome, PRODUCERS_MAX, Page, Parted, Producer, ProducerState, Push, Retention,
-    Snapshot, Stat, State, Store, StoreError, Subscription, Tail, Version,
+    Commit, Entry, Extent, Lost, Outcome, PRODUCERS_MAX, Page, Parted, Producer, ProducerState, Push, ReadFrom,
+    Retention, Snapshot, Stat, State, Store, StoreError, Subscription, Tail, Version,
 };
 use crate::{
     id::{EntryId, Lane, Ms, Name},
@@ -330,20 +330,22 @@ impl Store for MemoryStore {
         Ok(Outcome::Committed { now, parts: parted })
     }
 
-    async fn read(&self, name: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
+    async fn read(&self, name: &Name, lane: Lane, from: ReadFrom, limit: usize) -> Result<Page, StoreError> {
         let mut sessions = self.sessions();
         let session = sessions.live(name, (self.clock)());
         let extent = session.as_ref().map_or_else(Extent::default, |s| s.extents()[lane.index()]);
         let created = session.as_ref().map(|s| s.created);
         let log = session.as_ref().map(|s| &s.lanes[lane.index()]);
         let (start, lost) = match (from, log) {
-            (From::Start, _) => (0, None),
-            (From::Latest, log) => (log.map_or(0, |l| l.entries.len().saturating_sub(limit)), None),
-            (From::At(id), log) => (log.map_or(0, |l| l.entries.partition_point(|e| e.id < id)), None),
-            (From::After(EntryId::ZERO), None) => (0, None),
-            (From::After(EntryId::ZERO), Some(_)) if extent.is_whole() => (0, None),
-            (From::After(id), Some(log)) if log.contains(id) => (log.entries.partition_point(|e| e.id.n <= id.n), None),
-            (From::After(id), _) => (0, Some(Lost::why(id, created, extent))),
+            (ReadFrom::Start, _) => (0, None),
+            (ReadFrom::Latest, log) => (log.map_or(0, |l| l.entries.len().saturating_sub(limit)), None),
+            (ReadFrom::At(id), log) => (log.map_or(0, |l| l.entries.partition_point(|e| e.id < id)), None),
+            (ReadFrom::After(EntryId::ZERO), None) => (0, None),
+            (ReadFrom::After(EntryId::ZERO), Some(_)) if extent.is_whole() => (0, None),
+            (ReadFrom::After(id), Some(log)) if log.contains(id) => {
+                (log.entries.partition_point(|e| e.id.n <= id.n), None)
+            }
+            (ReadFrom::After(id), _) => (0, Some(Lost::why(id, created, extent))),
         };
         Ok(Page {
             exists: session.is_some(),

@@ -35,7 +35,9 @@ use wire::Wires;
 pub use script::Durability;
 pub use tls::{BadTls, Tls};
 
-use super::{Commit, From, Outcome, Page, Part, ProducerState, Retention, Stat, Store, StoreError, Subscription, Tail};
+use super::{
+    Commit, Outcome, Page, Part, ProducerState, ReadFrom, Retention, Stat, Store, StoreError, Subscription, Tail,
+};
 use crate::{
     id::{Lane, Name},
     metrics::{Asked, METRICS},
@@ -197,7 +199,7 @@ impl RedisStore {
         let pages = self.pages.of(keys.clone());
         pages.stat(&session).await?;
         pages.producer(&session, &session).await?;
-        for from in [From::Start, From::Latest] {
+        for from in [ReadFrom::Start, ReadFrom::Latest] {
             pages.read(&session, Lane::Events, from, 1).await?;
         }
         self.erase(&keys, &session).await.map(drop)
@@ -263,7 +265,7 @@ impl Store for RedisStore {
         outcome
     }
 
-    async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
+    async fn read(&self, session: &Name, lane: Lane, from: ReadFrom, limit: usize) -> Result<Page, StoreError> {
         self.pages.read(session, lane, from, limit).await
     }
 

@@ -26,7 +26,7 @@ use moorline::{
         RunRequest, Verdict,
     },
     store::{
-        Commit, From, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription, Tail,
+        Commit, Outcome, Page, ProducerState, ReadFrom, Retention, Stat, Store, StoreError, Subscription, Tail,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
@@ -150,7 +150,7 @@ impl Store for Troubled {
         outcome
     }
 
-    async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
+    async fn read(&self, session: &Name, lane: Lane, from: ReadFrom, limit: usize) -> Result<Page, StoreError> {
         self.store.read(session, lane, from, limit).await
     }
 
@@ -374,7 +374,7 @@ fn action(op: &Op, number: usize, known: &Known) -> Option<Action> {
 
 /// All entries of a lane.
 async fn entries(store: &Arc<dyn Store>, session: &Name, lane: Lane) -> Vec<(EntryId, serde_json::Value)> {
-    let page = store.read(session, lane, From::Start, 100_000).await.expect("a page");
+    let page = store.read(session, lane, ReadFrom::Start, 100_000).await.expect("a page");
     let entry = |entry: &moorline::store::Entry| (entry.id, serde_json::from_slice(&entry.payload).expect("JSON"));
     page.entries.iter().map(entry).collect()
 }

@@ -33,8 +33,8 @@ use bytes::Bytes;
 use moorline::{
     id::{EntryId, Lane, Ms, Name},
     store::{
-        Commit, Entry, From, Outcome, Page, Part, Parted, Push, Retention, Snapshot, Stat, State, Store, StoreError,
-        Subscription, Tail, Version, Versions,
+        Commit, Entry, Outcome, Page, Part, Parted, Push, ReadFrom, Retention, Snapshot, Stat, State, Store,
+        StoreError, Subscription, Tail, Version, Versions,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
@@ -171,17 +171,17 @@ impl Session {
         }
     }
 
-    pub async fn read(&self, from: From, limit: usize) -> Page {
+    pub async fn read(&self, from: ReadFrom, limit: usize) -> Page {
         self.read_lane(Lane::Events, from, limit).await
     }
 
-    pub async fn read_lane(&self, lane: Lane, from: From, limit: usize) -> Page {
+    pub async fn read_lane(&self, lane: Lane, from: ReadFrom, limit: usize) -> Page {
         self.store.read(&self.name, lane, from, limit).await.expect("a page")
     }
 
     /// All that a lane holds.
     pub async fn log(&self, lane: Lane) -> Vec<Entry> {
-        let (mut from, mut log) = (From::Start, Vec::new());
+        let (mut from, mut log) = (ReadFrom::Start, Vec::new());
         loop {
             let page = self.read_lane(lane, from, 500).await;
             assert_eq!(page.lost, None);
@@ -190,7 +190,7 @@ impl Session {
             if last {
                 return log;
             }
-            from = From::After(next);
+            from = ReadFrom::After(next);
         }
     }
 

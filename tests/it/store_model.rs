@@ -6,7 +6,7 @@ use std::sync::Arc;
 use moorline::{
     id::{EntryId, Lane, Ms, Name},
     store::{
-        Commit, Extent, From, Lost, Outcome, Page, Part, Retention, Store, Versions,
+        Commit, Extent, Lost, Outcome, Page, Part, ReadFrom, Retention, Store, Versions,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
@@ -114,26 +114,26 @@ impl Model {
         Ok(())
     }
 
-    fn cursor(&self, lane: usize, cursor: &Cursor) -> From {
+    fn cursor(&self, lane: usize, cursor: &Cursor) -> ReadFrom {
         let given = &self.given[lane];
         let some = |at: &prop::sample::Index| if given.is_empty() { EntryId::ZERO } else { *at.get(given) };
         match cursor {
-            Cursor::Start => From::Start,
-            Cursor::Latest => From::Latest,
-            Cursor::Zero => From::After(EntryId::ZERO),
-            Cursor::Given(at) => From::After(some(at)),
-            Cursor::At(at) => From::At(some(at)),
+            Cursor::Start => ReadFrom::Start,
+            Cursor::Latest => ReadFrom::Latest,
+            Cursor::Zero => ReadFrom::After(EntryId::ZERO),
+            Cursor::Given(at) => ReadFrom::After(some(at)),
+            Cursor::At(at) => ReadFrom::At(some(at)),
             Cursor::Near(at, ms, n) => {
                 let id = some(at);
-                From::After(EntryId { ms: id.ms.saturating_add_signed(*ms), n: id.n.saturating_add_signed(*n) })
+                ReadFrom::After(EntryId { ms: id.ms.saturating_add_signed(*ms), n: id.n.saturating_add_signed(*n) })
             }
-            Cursor::MadeUp(id) => From::After(*id),
+            Cursor::MadeUp(id) => ReadFrom::After(*id),
         }
     }
 
-    fn check(&mut self, lane: usize, from: From, limit: usize, page: &Page) -> Result<(), TestCaseError> {
+    fn check(&mut self, lane: usize, from: ReadFrom, limit: usize, page: &Page) -> Result<(), TestCaseError> {
         let Some(life) = &mut self.life else {
-            let lost = matches!(from, From::After(id) if id != EntryId::ZERO).then_some(Lost::Deleted);
+            let lost = matches!(from, ReadFrom::After(id) if id != EntryId::ZERO).then_some(Lost::Deleted);
             let nothing = Page { exists: false, closed: false, extent: Extent::default(), lost, entries: vec![] };
             prop_assert_eq!(page, &nothing);
             return Ok(());
@@ -151,11 +151,11 @@ impl Model {
 
         let place = |id: EntryId| log.iter().position(|e| e.0 == id);
         let (start, lost) = match from {
-            From::Start => (cut, None),
-            From::Latest => (log.len() - kept.min(limit), None),
-            From::At(id) => (cut.max(log.iter().take_while(|e| e.0 < id).count()), None),
-            From::After(EntryId::ZERO) => (cut, (cut > 0).then_some(Lost::Trimmed)),
-            From::After(id) => match place(id) {
+            ReadFrom::Start => (cut, None),
+            ReadFrom::Latest => (log.len() - kept.min(limit), None),
+            ReadFrom::At(id) => (cut.max(log.iter().take_while(|e| e.0 < id).count()), None),
+            ReadFrom::After(EntryId::ZERO) => (cut, (cut > 0).then_some(Lost::Trimmed)),
+            ReadFrom::After(id) => match place(id) {
                 Some(at) if at >= cut => (at + 1, None),
                 Some(_) => (cut, Some(Lost::Trimmed)),
                 None if id.ms < life.created => (cut, Some(Lost::Deleted)),

@@ -15,7 +15,7 @@ use moorline::{
     id::{Lane, Name},
     rules::{Action, Append, Limits},
     store::{
-        Commit, From, Outcome, Page, ProducerState, Retention, Stat, Store, StoreError, Subscription, Tail,
+        Commit, Outcome, Page, ProducerState, ReadFrom, Retention, Stat, Store, StoreError, Subscription, Tail,
         memory::MemoryStore,
     },
     writer::{WriteError, Writers},
@@ -54,7 +54,7 @@ impl Store for Gated {
         self.store.commit(session, commit).await
     }
 
-    async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
+    async fn read(&self, session: &Name, lane: Lane, from: ReadFrom, limit: usize) -> Result<Page, StoreError> {
         self.store.read(session, lane, from, limit).await
     }
 
@@ -106,7 +106,7 @@ async fn what_was_asked_for_is_done_when_whoever_asked_goes_away() {
 
     store.commits.add_permits(10);
     let done = third.await.expect("an append");
-    let page = store.read(&session, Lane::Events, From::Start, 10).await.expect("a page");
+    let page = store.read(&session, Lane::Events, ReadFrom::Start, 10).await.expect("a page");
     let payloads: Vec<_> = page.entries.iter().map(|entry| String::from_utf8_lossy(&entry.payload)).collect();
     for (payload, what) in payloads.iter().zip(["first", "second", "third"]) {
         assert!(payload.contains(what), "{payloads:?}");

@@ -22,7 +22,7 @@ use crate::{
     id::{EntryId, Lane, Ms, Name},
     metrics::{Asked, METRICS},
     otlp,
-    store::{Entry, Extent, From, Lost, Page, ProducerState, Stat, StoreError},
+    store::{Entry, Extent, Lost, Page, ProducerState, ReadFrom, Stat, StoreError},
 };
 
 /// Asks on behalf of anybody.
@@ -57,20 +57,20 @@ impl Pages {
         self.pool.retain(|_, _| false);
     }
 
-    pub async fn read(&self, session: &Name, lane: Lane, from: From, limit: usize) -> Result<Page, StoreError> {
+    pub async fn read(&self, session: &Name, lane: Lane, from: ReadFrom, limit: usize) -> Result<Page, StoreError> {
         let key = self.keys.lane(session, lane);
         let last_field = if lane == Lane::Events { "e" } else { "c" };
         let mut pipe = Pipeline::new();
         pipe.cmd("HMGET").arg(self.keys.meta(session)).arg(&["at", "x", last_field]);
         pipe.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
         match from {
-            From::Start => pipe.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(limit),
+            ReadFrom::Start => pipe.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(limit),
             // From the cursor itself on: its presence is the proof that the log still continues it.
-            From::After(id) => {
+            ReadFrom::After(id) => {
                 pipe.cmd("XRANGE").arg(&key).arg(id.to_string()).arg("+").arg("COUNT").arg(limit.saturating_add(1))
             }
-            From::At(id) => pipe.cmd("XRANGE").arg(&key).arg(id.to_string()).arg("+").arg("COUNT").arg(limit),
-            From::Latest => pipe.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(limit),
+            ReadFrom::At(id) => pipe.cmd("XRANGE").arg(&key).arg(id.to_string()).arg("+").arg("COUNT").arg(limit),
+            ReadFrom::Latest => pipe.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(limit),
         };
         let mut replies = self.transaction(session, pipe).await?;
         replies.array_of(3)?;
@@ -79,14 +79,14 @@ impl Pages {
         let extent = Extent { first: first(replies.entries()?), last };
         let (exists, closed, mut entries) = (created.is_some(), closed.is_some(), replies.entries()?);
         match from {
-            From::Latest => entries.reverse(),
-            From::After(EntryId::ZERO) if extent.is_whole() => entries.truncate(limit),
-            From::After(id) if first_is(&entries, id) => drop(entries.remove(0)),
-            From::After(id) => {
-                let start = Box::pin(self.read(session, lane, From::Start, limit)).await?;
+            ReadFrom::Latest => entries.reverse(),
+            ReadFrom::After(EntryId::ZERO) if extent.is_whole() => entries.truncate(limit),
+            ReadFrom::After(id) if first_is(&entries, id) => drop(entries.remove(0)),
+            ReadFrom::After(id) => {
+                let start = Box::pin(self.read(session, lane, ReadFrom::Start, limit)).await?;
                 return Ok(Page { lost: Some(Lost::why(id, created, extent)), ..start });
             }
-            From::Start | From::At(_) => {}
+            ReadFrom::Start | ReadFrom::At(_) => {}
         }
         Ok(Page { exists, closed, extent, lost: None, entries })
     }

@@ -216,7 +216,7 @@ async fn an_empty_commit_is_judged_and_creates_nothing(backend: Backend) {
     for version in [None, fresh()] {
         committed(session.commit(Commit { version, ..Commit::default() }).await);
         assert!(session.stat().await.is_none());
-        assert!(!session.read(From::Start, 1).await.exists);
+        assert!(!session.read(ReadFrom::Start, 1).await.exists);
     }
     conflict(session.commit(Commit { expect: fresh(), ..Commit::default() }).await);
 
@@ -464,7 +464,7 @@ async fn redis_what_creates_nothing_leaves_no_key() {
     session.append(vec![]).await;
     session.append(vec![Part { producer, ..events(&["gap"]) }]).await;
     conflict(session.commit(Commit { expect: fresh(), ..everything() }).await);
-    session.read(From::After(EntryId { ms: 1, n: 1 }), 1).await;
+    session.read(ReadFrom::After(EntryId { ms: 1, n: 1 }), 1).await;
     assert_eq!(server.cli(&["KEYS", &format!("{prefix}*")]), "");
     session.append(vec![events(&["a"]), commands(&["b"])]).await;
     assert_eq!(server.cli(&["KEYS", &format!("{prefix}*")]).lines().count(), 3);

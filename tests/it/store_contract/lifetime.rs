@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use moorline::{
     id::{EntryId, Lane},
-    store::{Commit, From, Lost, Part, Producer, Retention},
+    store::{Commit, Lost, Part, Producer, ReadFrom, Retention},
 };
 
 use super::*;
@@ -22,12 +22,12 @@ promises![
 async fn a_closed_session_says_so_everywhere(backend: Backend) {
     let session = backend.session().await;
     session.append_events(&["a"]).await;
-    assert!(!session.read(From::Start, 9).await.closed);
+    assert!(!session.read(ReadFrom::Start, 9).await.closed);
     assert_eq!(session.state().await.closed, None);
     let commit = Commit { closes: true, ..session.plan(vec![events(&["b"])]).await };
     let (now, _) = committed(session.commit(commit).await);
     for lane in Lane::ALL {
-        assert!(session.read_lane(lane, From::Start, 9).await.closed);
+        assert!(session.read_lane(lane, ReadFrom::Start, 9).await.closed);
     }
     assert_eq!(session.state().await.closed, Some(now));
     assert_eq!(session.payloads(Lane::Events).await, ["a", "b"]);
@@ -41,9 +41,9 @@ async fn deletion_erases_everything_once(backend: Backend) {
     assert!(!session.delete().await);
     assert_eq!(session.all().await, (None, vec![], vec![]));
     assert_eq!(session.store.producer(&session.name, &name("p")).await.unwrap(), None);
-    let page = session.read(From::Start, 9).await;
+    let page = session.read(ReadFrom::Start, 9).await;
     assert!(!page.exists && !page.closed && page.lost.is_none());
-    assert!(page.up_to_date(From::Start));
+    assert!(page.up_to_date(ReadFrom::Start));
 }
 
 async fn a_session_made_again_starts_at_one_and_later_than_the_old(backend: Backend) {
@@ -85,7 +85,7 @@ async fn a_session_is_gone_whole_after_its_ttl(backend: Backend) {
     assert!(written.elapsed() >= ttl * 9 / 10);
     assert_eq!(session.all().await, (None, vec![], vec![]));
     assert_eq!(session.store.producer(&session.name, &name("p")).await.unwrap(), None);
-    assert_eq!(session.read(From::After(EntryId { ms, n: 1 }), 9).await.lost, Some(Lost::Deleted));
+    assert_eq!(session.read(ReadFrom::After(EntryId { ms, n: 1 }), 9).await.lost, Some(Lost::Deleted));
     assert!(!session.delete().await);
     assert_eq!(session.append_events(&["again"]).await[0].n, 1);
     assert_eq!(session.payloads(Lane::Events).await, ["again"]);

@@ -8,7 +8,7 @@ use std::{
 
 use moorline::{
     id::Lane,
-    store::{Commit, From, Part, Producer, ProducerState, Push, StoreError, Tail},
+    store::{Commit, Part, Producer, ProducerState, Push, ReadFrom, StoreError, Tail},
 };
 
 use super::*;
@@ -214,7 +214,7 @@ async fn a_killed_redis_is_used_again_when_it_is_back() {
         server.kill9();
         let asked = Instant::now();
         unavailable(session.try_commit(&Commit { version: fresh(), ..session_begins() }).await);
-        unavailable(session.store.read(&session.name, Lane::Events, From::Start, 1).await);
+        unavailable(session.store.read(&session.name, Lane::Events, ReadFrom::Start, 1).await);
         unavailable(session.store.stat(&session.name).await);
         unavailable(session.store.delete(&session.name).await);
         unavailable(session.store.health().await);
@@ -294,11 +294,11 @@ async fn a_frozen_redis_is_answered_for_in_time_and_used_again_when_it_thaws() {
     unavailable(session.try_commit(&commit).await);
     assert!(asked.elapsed() < TIMEOUT * 3, "{:?}", asked.elapsed());
     let asked = Instant::now();
-    unavailable(session.store.read(&session.name, Lane::Events, From::Start, 1).await);
+    unavailable(session.store.read(&session.name, Lane::Events, ReadFrom::Start, 1).await);
     assert!(asked.elapsed() < TIMEOUT * 10, "{:?}", asked.elapsed());
     // Many at once wait no longer than a few: each for its own connection's turn, and all are told when one gets no answer.
     let asked = Instant::now();
-    let read = || session.store.read(&session.name, Lane::Events, From::Start, 1);
+    let read = || session.store.read(&session.name, Lane::Events, ReadFrom::Start, 1);
     futures_util::future::join_all((0..100).map(|_| read())).await.into_iter().for_each(unavailable);
     assert!(asked.elapsed() < TIMEOUT * 4, "{:?}", asked.elapsed());
     unavailable(session.store.health().await);
@@ -382,7 +382,7 @@ async fn a_foreign_type_at_a_lane_is_a_fault_and_leaves_nothing_half_done() {
             fault(session.try_commit(commit).await);
             assert_eq!(dump(&server, &session), before);
         }
-        fault(session.store.read(&session.name, lane, From::Start, 1).await);
+        fault(session.store.read(&session.name, lane, ReadFrom::Start, 1).await);
         fault(session.store.stat(&session.name).await);
         // Deletion is the way out.
         assert!(session.delete().await);
@@ -400,7 +400,7 @@ async fn a_foreign_type_at_the_meta_is_a_fault_and_leaves_nothing_half_done() {
     for commit in &writes {
         fault(session.try_commit(commit).await);
     }
-    fault(session.store.read(&session.name, Lane::Events, From::Start, 1).await);
+    fault(session.store.read(&session.name, Lane::Events, ReadFrom::Start, 1).await);
     fault(session.store.stat(&session.name).await);
     fault(session.store.producer(&session.name, &name("p")).await);
     fault(session.store.delete(&session.name).await);
@@ -414,7 +414,7 @@ async fn what_is_left_of_a_session_whose_meta_was_evicted_does_not_show_in_the_n
     session.append(vec![events(&["old"]), commands(&["old"])]).await;
     server.cli(&["DEL", &key(&session, "meta")]);
     assert!(session.stat().await.is_none());
-    assert!(!session.read(From::Start, 9).await.exists);
+    assert!(!session.read(ReadFrom::Start, 9).await.exists);
     session.append_events(&["new"]).await;
     assert_eq!(session.payloads(Lane::Events).await, ["new"]);
     assert_eq!(session.payloads(Lane::Commands).await, [""; 0]);
@@ -462,7 +462,7 @@ async fn a_busy_redis_refuses_for_now() {
     });
     eventually("redis is busy", || async { session.store.health().await.err() }).await;
     unavailable(session.try_commit(&commit).await);
-    unavailable(session.store.read(&session.name, Lane::Events, From::Start, 1).await);
+    unavailable(session.store.read(&session.name, Lane::Events, ReadFrom::Start, 1).await);
     unavailable(session.store.stat(&session.name).await);
     unavailable(session.store.producer(&session.name, &name("p")).await);
     unavailable(session.store.delete(&session.name).await);

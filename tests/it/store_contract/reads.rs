@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use moorline::{
     id::{EntryId, Lane},
-    store::{Commit, Entry, Extent, From, Lost, Page, Retention},
+    store::{Commit, Entry, Extent, Lost, Page, ReadFrom, Retention},
 };
 
 use super::*;
@@ -57,21 +57,21 @@ fn ns(page: &Page) -> Vec<u64> {
 
 async fn a_read_from_the_start_gives_the_first_entries(backend: Backend) {
     let (session, ids) = five(backend).await;
-    let page = session.read(From::Start, 2).await;
+    let page = session.read(ReadFrom::Start, 2).await;
     assert_eq!(texts(&page.entries), ["1", "2"]);
     assert_eq!((page.exists, page.closed, page.lost), (true, false, None));
     assert_eq!(page.extent, Extent { first: Some(ids[0]), last: ids[4] });
-    assert!(!page.up_to_date(From::Start));
-    let page = session.read(From::Start, 5).await;
+    assert!(!page.up_to_date(ReadFrom::Start));
+    let page = session.read(ReadFrom::Start, 5).await;
     assert_eq!(texts(&page.entries), FIVE);
-    assert!(page.up_to_date(From::Start));
+    assert!(page.up_to_date(ReadFrom::Start));
 }
 
 async fn a_read_after_an_entry_gives_what_follows_it(backend: Backend) {
     let (session, ids) = five(backend).await;
     for (at, id) in ids.iter().enumerate() {
         for limit in 1..=5 {
-            let from = From::After(*id);
+            let from = ReadFrom::After(*id);
             let page = session.read(from, limit).await;
             let rest = &FIVE[at + 1..];
             assert_eq!(page.lost, None);
@@ -79,12 +79,12 @@ async fn a_read_after_an_entry_gives_what_follows_it(backend: Backend) {
             assert_eq!(page.up_to_date(from), limit >= rest.len());
         }
     }
-    let from = From::After(ids[4]);
+    let from = ReadFrom::After(ids[4]);
     assert_eq!(session.read(from, 9).await.next(from), ids[4]);
 }
 
 async fn a_read_after_zero_is_a_read_from_the_start(backend: Backend) {
-    let zero = From::After(EntryId::ZERO);
+    let zero = ReadFrom::After(EntryId::ZERO);
     let (session, _) = five(backend).await;
     let page = session.read(zero, 3).await;
     assert_eq!((page.lost, texts(&page.entries)), (None, vec!["1".into(), "2".into(), "3".into()]));
@@ -100,34 +100,34 @@ async fn a_read_after_zero_is_a_read_from_the_start(backend: Backend) {
 async fn a_read_of_the_latest_ends_with_the_newest(backend: Backend) {
     let (session, ids) = five(backend).await;
     for (limit, expected) in [(2, &FIVE[3..]), (5, &FIVE), (9, &FIVE)] {
-        let page = session.read(From::Latest, limit).await;
+        let page = session.read(ReadFrom::Latest, limit).await;
         assert_eq!(texts(&page.entries), expected);
-        assert_eq!(page.next(From::Latest), ids[4]);
-        assert!(page.up_to_date(From::Latest));
+        assert_eq!(page.next(ReadFrom::Latest), ids[4]);
+        assert!(page.up_to_date(ReadFrom::Latest));
     }
     let (session, ids) = trimmed(backend).await;
-    let page = session.read(From::Latest, 3).await;
+    let page = session.read(ReadFrom::Latest, 3).await;
     assert_eq!((page.lost, ns(&page)), (None, vec![298, 299, 300]));
-    assert_eq!(page.next(From::Latest), ids[299]);
+    assert_eq!(page.next(ReadFrom::Latest), ids[299]);
 }
 
 async fn a_read_at_an_entry_begins_with_it_or_the_next(backend: Backend) {
     let (session, ids) = five(backend).await;
     for (at, expected) in [(EntryId::ZERO, &FIVE[..2]), (ids[2], &FIVE[2..4]), (ids[4], &FIVE[4..])] {
-        assert_eq!(texts(&session.read(From::At(at), 2).await.entries), expected);
+        assert_eq!(texts(&session.read(ReadFrom::At(at), 2).await.entries), expected);
     }
-    let page = session.read(From::At(EntryId { n: 6, ..ids[4] }), 2).await;
-    assert_eq!((page.lost, texts(&page.entries).len(), page.next(From::Start)), (None, 0, ids[4]));
+    let page = session.read(ReadFrom::At(EntryId { n: 6, ..ids[4] }), 2).await;
+    assert_eq!((page.lost, texts(&page.entries).len(), page.next(ReadFrom::Start)), (None, 0, ids[4]));
     let (session, ids) = trimmed(backend).await;
-    let page = session.read(From::At(ids[0]), 1).await;
+    let page = session.read(ReadFrom::At(ids[0]), 1).await;
     assert_eq!((page.lost, page.entries.first().map(|e| e.id)), (None, page.extent.first));
 }
 
 async fn a_read_after_a_trimmed_entry_says_so_and_begins_at_the_first(backend: Backend) {
     let (session, ids) = trimmed(backend).await;
-    let first = session.read(From::Start, 1).await.extent.first.unwrap();
+    let first = session.read(ReadFrom::Start, 1).await.extent.first.unwrap();
     for id in ids {
-        let page = session.read(From::After(id), 5).await;
+        let page = session.read(ReadFrom::After(id), 5).await;
         // Even the one just before the first: that it *was* the one before cannot be proven any more.
         if id.n < first.n {
             assert_eq!(page.lost, Some(Lost::Trimmed), "{id}");
@@ -151,16 +151,16 @@ async fn a_read_after_an_entry_that_never_was_says_so(backend: Backend) {
         EntryId { ms: ms + 5, n: 0 },
         EntryId { ms: u64::MAX, n: u64::MAX },
     ] {
-        let page = session.read(From::After(cursor), 2).await;
+        let page = session.read(ReadFrom::After(cursor), 2).await;
         assert_eq!(page.lost, Some(Lost::Unknown), "{cursor}");
         assert_eq!(texts(&page.entries), ["1", "2"]);
     }
     // An empty lane of a session that exists.
-    let page = session.read_lane(Lane::Commands, From::After(ids[0]), 2).await;
+    let page = session.read_lane(Lane::Commands, ReadFrom::After(ids[0]), 2).await;
     assert_eq!((page.lost, page.entries), (Some(Lost::Unknown), vec![]));
     // A time after all that was cut off.
     let (session, ids) = trimmed(backend).await;
-    let page = session.read(From::After(EntryId { ms: ids[299].ms + 9, n: 5 }), 2).await;
+    let page = session.read(ReadFrom::After(EntryId { ms: ids[299].ms + 9, n: 5 }), 2).await;
     assert_eq!(page.lost, Some(Lost::Unknown));
 }
 
@@ -168,14 +168,14 @@ async fn a_read_after_an_entry_of_a_deleted_session_says_so(backend: Backend) {
     let (session, ids) = five(backend).await;
     session.delete().await;
     for id in &ids {
-        let page = session.read(From::After(*id), 9).await;
+        let page = session.read(ReadFrom::After(*id), 9).await;
         assert_eq!((page.exists, page.lost, page.entries), (false, Some(Lost::Deleted), vec![]));
     }
     session.append_events(&FIVE).await;
     session.append(vec![commands(&["x"])]).await;
     for id in ids {
         for lane in Lane::ALL {
-            let page = session.read_lane(lane, From::After(id), 9).await;
+            let page = session.read_lane(lane, ReadFrom::After(id), 9).await;
             assert_eq!((page.exists, page.lost), (true, Some(Lost::Deleted)), "{id}");
             assert_eq!(page.entries, session.log(lane).await);
         }
@@ -189,7 +189,7 @@ async fn pages_follow_each_other_without_hole_or_repetition(backend: Backend) {
         session.append_events(&chunk.iter().map(String::as_str).collect::<Vec<_>>()).await;
     }
     for limit in [1, 7, 57, 58] {
-        let (mut from, mut read) = (From::Start, Vec::<Entry>::new());
+        let (mut from, mut read) = (ReadFrom::Start, Vec::<Entry>::new());
         loop {
             let page = session.read(from, limit).await;
             assert!(page.entries.len() <= limit);
@@ -200,7 +200,7 @@ async fn pages_follow_each_other_without_hole_or_repetition(backend: Backend) {
             if page.up_to_date(from) {
                 break;
             }
-            from = From::After(page.next(from));
+            from = ReadFrom::After(page.next(from));
         }
         assert_eq!(texts(&read), payloads);
     }
@@ -208,7 +208,7 @@ async fn pages_follow_each_other_without_hole_or_repetition(backend: Backend) {
 
 async fn a_read_of_no_session_is_up_to_date(backend: Backend) {
     let session = backend.session().await;
-    for from in [From::Start, From::Latest, From::After(EntryId::ZERO)] {
+    for from in [ReadFrom::Start, ReadFrom::Latest, ReadFrom::After(EntryId::ZERO)] {
         let page = session.read(from, 9).await;
         let nothing = Page { exists: false, closed: false, extent: Extent::default(), lost: None, entries: Vec::new() };
         assert_eq!(page, nothing);
@@ -268,7 +268,7 @@ async fn lanes_are_read_and_trimmed_apart(backend: Backend) {
     assert_eq!(commands.iter().map(|e| e.id.n).collect::<Vec<_>>(), [1, 2]);
     // An id of one lane is nothing to the other, even with the number of an entry there.
     let events = session.log(Lane::Events).await;
-    let page = session.read(From::After(commands[1].id), 2).await;
+    let page = session.read(ReadFrom::After(commands[1].id), 2).await;
     assert!(page.lost.is_some());
     assert_eq!(page.entries, events[..2]);
 }
@@ -315,14 +315,14 @@ async fn redis_a_lane_that_was_evicted_alone_reads_as_trimmed() {
     let session = Session::new(Arc::new(store));
     let ids = session.append_events(&FIVE).await;
     server.cli(&["DEL", &format!("{prefix}{{{}}}:events", session.name)]);
-    for from in [EntryId::ZERO, ids[0], ids[4]].map(From::After) {
+    for from in [EntryId::ZERO, ids[0], ids[4]].map(ReadFrom::After) {
         let page = session.read(from, 9).await;
         assert_eq!((page.lost, page.entries.len()), (Some(Lost::Trimmed), 0));
         assert_eq!((page.next(from), page.up_to_date(from)), (ids[4], true));
     }
     // The numbers go on, and the hole can be seen.
     assert_eq!(session.append_events(&["6"]).await[0].n, 6);
-    let page = session.read(From::After(ids[4]), 9).await;
+    let page = session.read(ReadFrom::After(ids[4]), 9).await;
     assert_eq!((page.lost, ns(&page)), (Some(Lost::Trimmed), vec![6]));
 }
 
@@ -333,7 +333,7 @@ async fn a_reader_that_leaves_leaves_nothing_for_the_next(backend: Backend) {
     short.append_events(&["short"]).await;
     // Each left a little later than the one before, so that some are left before their question and some within its answer.
     for turns in 0..200 {
-        let read = long.read(From::Start, 300);
+        let read = long.read(ReadFrom::Start, 300);
         let leave = async {
             for _ in 0..turns {
                 tokio::task::yield_now().await;
@@ -344,6 +344,6 @@ async fn a_reader_that_leaves_leaves_nothing_for_the_next(backend: Backend) {
             _ = read => {}
             () = leave => {}
         }
-        assert_eq!(texts(&short.read(From::Start, 10).await.entries), ["short"]);
+        assert_eq!(texts(&short.read(ReadFrom::Start, 10).await.entries), ["short"]);
     }
 }
