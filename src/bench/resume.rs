@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
 use super::{
@@ -236,7 +237,7 @@ pub async fn storm(
     }
     let begun = Instant::now();
     if let Some(neighbour) = neighbour {
-        kill(neighbour.pid).await?;
+        kill(neighbour.pid)?;
     }
     let mut before = before.into_iter();
     let clients: Vec<_> = (0..plan.sessions * plan.clients)
@@ -285,8 +286,9 @@ pub async fn storm(
 }
 
 /// With SIGKILL: it has no time to say anything.
-async fn kill(pid: u32) -> Result<(), BenchError> {
-    let killed = tokio::process::Command::new("kill").args(["-9", &pid.to_string()]).status().await?;
-    let missing = || BenchError::Missing(format!("process {pid} could not be killed"));
-    killed.success().then_some(()).ok_or_else(missing)
+fn kill(pid: u32) -> Result<(), BenchError> {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    process
+        .and_then(|process| kill_process(process, Signal::KILL).ok())
+        .ok_or_else(|| BenchError::Missing(format!("process {pid} could not be killed")))
 }

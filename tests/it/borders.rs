@@ -15,7 +15,7 @@ const BORDERS: [(&str, &[&str]); 16] = [
     ("opentelemetry", &["otlp"]),
     ("jsonwebtoken", &["auth"]),
     ("csv::", &["desk"]),
-    ("rustix::", &["descriptors.rs"]),
+    ("rustix::", &["descriptors.rs", "bench/resume.rs"]),
     ("crate::desk", &["desk", "cli/demo"]),
     ("crate::hub", &["hub", "http", "sse.rs"]),
     ("crate::rules", &["rules", "http", "ingest.rs", "writer.rs", "hub", "config.rs", "cli/serve.rs"]),
