@@ -371,9 +371,10 @@ pub(crate) fn http(secure: bool, local: bool) -> reqwest::ClientBuilder {
 pub fn check_address(text: &str) -> Result<(), String> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let url = url.ok_or("it takes the form http://host:port or https://host")?;
-    match url.username().is_empty() && url.password().is_none() {
-        true => Ok(()),
-        false => Err("it has a user or a password, and a gateway asks for neither but for a token".to_owned()),
+    if url.username().is_empty() && url.password().is_none() {
+        Ok(())
+    } else {
+        Err("it has a user or a password, and a gateway asks for neither but for a token".to_owned())
     }
 }
 

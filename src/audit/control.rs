@@ -52,10 +52,8 @@ impl Trials<'_> {
             Err(error) => return Ok(Err(format!("the output could not be seen afterwards: {error}"))),
         };
         // What was there at the first look is no news, if it was a look at the same stream.
-        let known: HashSet<&String> = match self.plan.target.begins_anew() {
-            true => old.iter().collect(),
-            false => old.iter().chain(&first.keys).collect(),
-        };
+        let known: HashSet<&String> =
+            if self.plan.target.begins_anew() { old.iter().collect() } else { old.iter().chain(&first.keys).collect() };
         let fresh = |seen: &Watching| first.own(seen.units()).iter().filter(|unit| !known.contains(&unit.key)).count();
         let wanted = (first.events.saturating_sub(old.len()) / 4).max(1);
         again.until(Instant::now() + PATIENCE, |again| fresh(again) >= wanted).await;

@@ -49,9 +49,10 @@ pub(super) async fn run(
         progress("a cut, and the same request again".into());
         trials.cut_without_return(&first, findings).await?;
     }
-    let cuts = match plan.target.can_come_back() && first.events >= 3 {
-        true => plan.cuts.min(cuts_that_fit(plan, &first, begun.elapsed())),
-        false => 0,
+    let cuts = if plan.target.can_come_back() && first.events >= 3 {
+        plan.cuts.min(cuts_that_fit(plan, &first, begun.elapsed()))
+    } else {
+        0
     };
     if (1..plan.cuts).contains(&cuts) {
         progress(format!("a stream takes {:.1} s: {cuts} cuts fit into the time", first.took.as_secs_f64()));

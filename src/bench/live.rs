@@ -331,9 +331,10 @@ async fn publish(
         body.clear();
         write_event(&mut body, *session, n, due, load.text);
         load.waiting[publisher].store(sent.max(1), Ordering::Relaxed);
-        let answer = match numbered {
-            true => connection.numbered(path, "application/json", n, &body).await,
-            false => connection.request("POST", path, "application/json", &body).await,
+        let answer = if numbered {
+            connection.numbered(path, "application/json", n, &body).await
+        } else {
+            connection.request("POST", path, "application/json", &body).await
         };
         load.waiting[publisher].store(0, Ordering::Relaxed);
         match answer.and_then(|answer| answer.ok("POST an event")) {

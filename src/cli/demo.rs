@@ -153,10 +153,11 @@ async fn watch_agents(args: &DemoArgs, server: &Server, input: Input) -> Result<
         if let Some(dir) = &args.out {
             save_files(&client, &session, dir).await?;
         }
-        match args.once {
+        if args.once {
             // The viewer reads to the end, sees `closed`, and ends the demo.
-            true => client.close(&session).await?,
-            false => output::notice(format_args!("the agents are done; the gateway stays up until Ctrl-C")),
+            client.close(&session).await?
+        } else {
+            output::notice(format_args!("the agents are done; the gateway stays up until Ctrl-C"))
         }
         std::future::pending::<Result<Ending, Failure>>().await
     };

@@ -22,9 +22,8 @@ const LONGEST: Duration = Duration::from_secs(2);
 
 /// A request whose body is drained once nobody reads it any more. `head` learns that there is a body, and when it ends.
 pub fn drained(request: Request<Incoming>, head: &Head) -> Request<Body> {
-    request.map(|body| match body.is_end_stream() {
-        true => Body::empty(),
-        false => Body::new(Drained { body: Some((body, head.body())) }),
+    request.map(|body| {
+        if body.is_end_stream() { Body::empty() } else { Body::new(Drained { body: Some((body, head.body())) }) }
     })
 }
 

@@ -219,9 +219,10 @@ impl Ring {
             *again = false;
             anchored = *known;
         }
-        match anchored {
-            true => (ReadFrom::After(self.tail), self.limit(REPAIR_BYTES, REPAIR)),
-            false => (ReadFrom::Latest, self.limit(BYTES_MAX, PRIME)),
+        if anchored {
+            (ReadFrom::After(self.tail), self.limit(REPAIR_BYTES, REPAIR))
+        } else {
+            (ReadFrom::Latest, self.limit(BYTES_MAX, PRIME))
         }
     }
 
@@ -267,9 +268,10 @@ impl Ring {
         self.closed = page.closed;
         // A repair goes on where there is more; a new ring reads again if it has room for twice as much, now that it is known
         // how large entries are.
-        let more = match was_anchored {
-            true => missing > 0,
-            false => read > 0 && first != page.extent.first && store::limit(size, BYTES_MAX, PRIME) >= 2 * read,
+        let more = if was_anchored {
+            missing > 0
+        } else {
+            read > 0 && first != page.extent.first && store::limit(size, BYTES_MAX, PRIME) >= 2 * read
         };
         if more {
             self.state = State::Repairing { anchored: was_anchored, held, again: false };

@@ -105,9 +105,8 @@ impl Store for Scripted {
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
         }
-        self.set(|script| match script.is_away {
-            true => Err(StoreError::Unavailable("away".into())),
-            false => Ok(script.read(from, limit)),
+        self.set(|script| {
+            if script.is_away { Err(StoreError::Unavailable("away".into())) } else { Ok(script.read(from, limit)) }
         })
     }
 

@@ -367,10 +367,7 @@ mod tests {
             live.news(Lane::Events);
             assert_eq!(
                 next.as_mut().poll(&mut context).map(|update| update.is_err()),
-                match over {
-                    true => Poll::Ready(true),
-                    false => Poll::Pending,
-                }
+                if over { Poll::Ready(true) } else { Poll::Pending }
             );
         }
     }

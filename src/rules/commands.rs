@@ -256,9 +256,10 @@ fn weigh<'a>(control: &Control, request: &'a CommandRequest) -> Result<Weighed<'
             return Err(Refusal::TooManyCommands(control.limits.pending_commands));
         }
     }
-    let fits = match settles {
-        true => control.has_spare_room(size + targets.len() * (id.as_str().len() + STOP_BYTES)),
-        false => control.has_room(size),
+    let fits = if settles {
+        control.has_spare_room(size + targets.len() * (id.as_str().len() + STOP_BYTES))
+    } else {
+        control.has_room(size)
     };
     if !fits {
         return Err(Refusal::ControlFull(control.limits.bytes));
@@ -433,9 +434,10 @@ pub fn run_ended(control: &mut Control, run: &Name, stops: &[Name], how: EndStat
     let late: Vec<_> = control.commands().filter(|(_, c)| too_late(c)).map(|(id, c)| (id.clone(), c.clone())).collect();
     for (id, command) in late {
         // A stop that came before the run did what it was for.
-        match command.kind == "stop" && how == EndStatus::Cancelled {
-            true => resolve(control, &id, Outcome::Consumed, None, now, part),
-            false => resolve(control, &id, Outcome::Superseded, Some("the run ended first"), now, part),
+        if command.kind == "stop" && how == EndStatus::Cancelled {
+            resolve(control, &id, Outcome::Consumed, None, now, part)
+        } else {
+            resolve(control, &id, Outcome::Superseded, Some("the run ended first"), now, part)
         }
     }
 }

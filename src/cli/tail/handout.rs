@@ -46,9 +46,12 @@ impl Table {
         };
         let widths: Vec<usize> = (0..head.len()).map(width).collect();
         let line = |row: &[String]| {
-            let cells = row.iter().take(head.len()).enumerate().map(|(at, cell)| match numeric[at] {
-                true => format!("{cell:>width$}", width = widths[at]),
-                false => format!("{cell:<width$}", width = widths[at]),
+            let cells = row.iter().take(head.len()).enumerate().map(|(at, cell)| {
+                if numeric[at] {
+                    format!("{cell:>width$}", width = widths[at])
+                } else {
+                    format!("{cell:<width$}", width = widths[at])
+                }
             });
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         };

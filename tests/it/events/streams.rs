@@ -92,9 +92,10 @@ async fn a_stream_resumes_after_the_entry_named(backend: Backend) {
     let ids = session.append_numbers(0..500).await;
     for at in [0, 1, 250, 498, 499] {
         for header in [false, true] {
-            let mut stream = match header {
-                true => session.resume("", &ids[at]).await,
-                false => session.follow(&format!("?after={}", ids[at])).await,
+            let mut stream = if header {
+                session.resume("", &ids[at]).await
+            } else {
+                session.follow(&format!("?after={}", ids[at])).await
             };
             let rest = stream.entries(499 - at).await;
             assert!(rest.iter().map(|entry| &entry.id).eq(&ids[at + 1..]), "after {at}");
