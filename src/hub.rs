@@ -200,7 +200,8 @@ async fn deadlines(live: Weak<Live>, control: Arc<Notify>, writers: Arc<Writers>
         let wait = match writers.act(&session, Action::Tick).await {
             Ok(done) => {
                 pause.begin_anew();
-                // Due is due at the start of its millisecond; waking earlier would only ask twice.
+                // A deadline holds from the start of its millisecond; one more, as the store's clock may run a little
+                // slower than ours, and would say that it isn't due yet.
                 done.due.map(|due| Duration::from_millis(due.saturating_sub(done.now) + 1).min(FAR))
             }
             Err(_) => Some(pause.next()),

@@ -1,4 +1,4 @@
-//! Moorline: durable sessions for AI agents, on the Redis that a team already runs.
+//! Moorline: durable sessions for AI agents, on the Redis that a team already runs. Runs on Unix.
 //!
 //! ```text
 //! agent ──POST events──▶ http ─▶ ingest ─▶ writer ─▶ rules ─▶ store.commit ──▶ the log

@@ -113,7 +113,7 @@ pub struct Metrics {
     pub append_time: Histogram,
     /// By lane.
     pub entries: [Counter; Lane::ALL.len()],
-    /// Commits that wrote.
+    /// Commits that the store accepted; some write nothing.
     pub commits: Counter,
     /// Commits that found another state.
     pub conflicts: Counter,

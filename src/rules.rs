@@ -113,7 +113,8 @@ pub struct Effects {
     pub untouched: Vec<(Name, Ms)>,
     /// Whether a deadline was judged as passed.
     pub judged: bool,
-    /// When the actions must be decided anew: an append that left a lease as it was would have renewed it by then.
+    /// Decided only for the time before this: an append that found a lease fresh and left it would have to renew it from
+    /// here on.
     pub before: Ms,
     /// Whether the session is closed.
     pub closes: bool,

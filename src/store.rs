@@ -53,14 +53,14 @@ pub trait Store: Send + Sync + 'static {
     /// exist to be subscribed to. A store serves one subscriber a session, its hub; a later one may take its place.
     async fn subscribe(&self, session: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError>;
 
-    /// Whether commits, reads and pushes work at this moment.
+    /// Whether the store answers and its pushes arrive; not whether it takes writes.
     async fn health(&self) -> Result<(), StoreError>;
 
     /// `memory` or `redis`: for messages and metrics.
     fn kind(&self) -> &'static str;
 }
 
-/// The receiving end of a subscription. Calls come from the store's own tasks and must not block.
+/// The receiving end of a subscription. Must not block, nor call the store: the one in memory holds its lock meanwhile.
 pub trait Tail: Send + Sync {
     /// Something was committed.
     fn push(&self, push: Push);

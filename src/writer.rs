@@ -120,7 +120,7 @@ impl Writers {
         writers
     }
 
-    /// Does one thing to a session. Once called, it is done even if the caller goes away.
+    /// Does one thing to a session. Once polled, it is done even if the caller goes away.
     pub async fn act(self: &Arc<Self>, session: &Name, action: Action) -> Result<Done, WriteError> {
         if !matches!(action, Action::Append(_)) {
             return self.queue(session, action).await;

@@ -51,7 +51,6 @@ pub(super) fn colours() -> bool {
 
 /// Ready when the reader of the standard output is gone. Without it, `tail | head` would linger on a quiet session
 /// until the next entry. Never ready for files and terminals.
-#[cfg(unix)]
 pub(super) async fn reader_gone() {
     use std::os::fd::AsFd;
     use tokio::{io::Interest, net::unix::pipe::Sender};
@@ -65,10 +64,4 @@ pub(super) async fn reader_gone() {
     if !gone {
         std::future::pending().await
     }
-}
-
-/// See the Unix version.
-#[cfg(not(unix))]
-pub(super) async fn reader_gone() {
-    std::future::pending().await
 }

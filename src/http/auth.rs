@@ -225,8 +225,8 @@ fn granted(verifier: &Verifier, needs: Needs, session: &str, parts: &mut Parts) 
     Ok(grant)
 }
 
-/// The token of an `Authorization: Bearer` header. Another scheme is somebody else's affair (a proxy's, mostly). Of two
-/// tokens, what stands between us and the client may have looked at the other one.
+/// The token of an `Authorization: Bearer` header. Another scheme is somebody else's affair (a proxy's, mostly). Two tokens
+/// are refused: a proxy may have checked the other one.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
     let credentials = headers.get_all(header::AUTHORIZATION).iter();
     let credentials = credentials.filter_map(|value| value.to_str().ok()?.split_once(' '));

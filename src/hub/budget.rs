@@ -7,12 +7,12 @@ use std::{
 
 use crate::lock::lock;
 
-/// Of the machine's time, what crowds may take before they are served at a pace: one part in so many.
+/// Crowds may take one part in so many of the machine's time before they are paced.
 const PART: u32 = 10;
-/// How far they may be ahead of it.
+/// How far ahead of that they may run first.
 const AHEAD: Duration = Duration::from_millis(50);
-/// How far they are ever taken to be ahead: what a long broadcast took, or a pause of the whole process while a crowd was
-/// served, is forgotten so soon after it.
+/// The most that is held against them: after a long broadcast, or one amid which the whole process paused, they are paced
+/// for so long and no longer.
 const DEBT: Duration = Duration::from_secs(1);
 
 /// The time that crowds may take before they are served at a pace.

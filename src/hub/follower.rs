@@ -70,7 +70,7 @@ pub struct Follower {
     epoch: u64,
     /// How often repairs had read the log before the follower did so last.
     reads: u32,
-    /// The ring may be of another log than the store's: not before it has been compared is it gone by.
+    /// The ring may mirror a log that the store no longer has: it isn't relied on until a repair has compared the two.
     doubted: bool,
     /// No entry has been read yet, and a log cut at its beginning is no reason for a reset.
     from_start: bool,
@@ -165,7 +165,7 @@ impl Follower {
                     return Ok(Update::Delivered);
                 }
             }
-            // Once it has been whole it is of the store's log, or of another epoch.
+            // A ring that has been whole since then matches the store's log, or has a new epoch.
             self.doubted = self.doubted && !self.ring(Ring::is_whole);
             let taken = self.look();
             let mut outlet = None;

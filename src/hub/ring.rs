@@ -25,8 +25,8 @@ const REPAIR: usize = 512;
 const REPAIR_BYTES: usize = 512 * 1024;
 /// Pushes that wait while a repair reads. With more, the repair reads again instead.
 const HELD_MAX: usize = 256;
-/// A ring of which nothing was heard for so long is compared with the log before a new follower goes by it: a log that has
-/// expired, or went with the store's data, tells nobody.
+/// A ring of which nothing was heard for so long is compared with the log before a new follower relies on it: a log that
+/// has expired, or went with the store's data, tells nobody.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Whether a repair must be started. Until it is done, there is no news.
@@ -247,9 +247,9 @@ impl Ring {
         let size = page.entry_size();
         let missing = page.extent.last.n.saturating_sub(page.next(from).n);
         let another = if read > 0 { store::limit(size, REPAIR_BYTES, REPAIR) } else { 0 };
-        // With more missing than another read brings, the ring begins anew at the end; followers that are behind will page.
-        // Where it then ends may be before where it ended: the log may be put back meanwhile. So all ask, also those that
-        // are not behind.
+        // If one more read would not close the gap, begin anew at the log's end; followers left behind page from the store.
+        // A failover meanwhile may make that end earlier than the old one, so the epoch changes and every follower has its
+        // cursor checked.
         if replaced || (was_anchored && missing > another as u64) {
             self.clear();
             self.size = size;

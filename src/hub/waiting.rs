@@ -5,7 +5,7 @@
 //! can't take it. One that waits is in the lane's list; its place in the log is its own, behind its own lock.
 //!
 //! Several who follow one lane are served at a pace where that takes much of the machine. A write to a socket costs the
-//! same for one event and for ten, and is most of what a crowd costs; no screen shows more frames than that.
+//! same for one event and for ten, and is most of what a crowd costs; hardly a screen shows more than one frame in 10 ms.
 
 use std::{
     sync::{Arc, Mutex},

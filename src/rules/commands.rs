@@ -343,7 +343,8 @@ fn expect(control: &mut Control, run: &Name, tree: bool, now: Ms) {
     }
 }
 
-/// A stop of a run that never started holds no longer, unless another one does; and no further than that one.
+/// Forgets the run that a lapsed stop expected, unless another pending stop expects it; its tree mark is then that of
+/// those that are left.
 fn lapse(control: &mut Control, command: &Command) {
     let Some(run) = command.run.as_ref().filter(|_| command.kind == "stop") else { return };
     let Some(expected) = control.run(run).filter(|run| run.status == RunStatus::Expected).cloned() else { return };

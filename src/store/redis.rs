@@ -212,8 +212,8 @@ impl RedisStore {
         let arguments = commit::Arguments { keys, session, config: &self.config, commit };
         let mut connection = self.commits.clone();
         let committed = commit::run(&self.commit, &mut connection, &arguments);
-        // The connection's own timeout does not cover a reconnect that it waits for. In a box, for the many commits that
-        // don't come here not to make room for it.
+        // The connection's own timeout does not cover a reconnect that it waits for. Boxed, so that commits that never come
+        // here don't make room for it.
         let timeout = self.config.timeout;
         Box::pin(tokio::time::timeout(timeout, committed)).await.unwrap_or_else(|_| Err(self.commits.late(timeout)))
     }

@@ -63,7 +63,6 @@ impl Member {
         command.args(AgentArgs::to_command_line(role, place));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
         // Ctrl-C in the terminal is for the demo alone, which knows how to end them.
-        #[cfg(unix)]
         command.process_group(0);
         let mut process = command.spawn().map_err(failed)?;
         let (Some(stdin), Some(pid)) = (process.stdin.take(), process.id()) else {

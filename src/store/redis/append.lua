@@ -106,6 +106,7 @@ local function append(meta, events, at)
   else
     call('HSET', meta, 'e', last)
   end
+  -- "…:meta" becomes "…:tail"
   local channel = string.sub(meta, 1, -5) .. 'tail'
   call('PUBLISH', channel, size <= push_max and 'e' .. first .. '\n' .. push or 'E' .. last)
   return first

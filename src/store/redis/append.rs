@@ -4,8 +4,8 @@
 //! under load Redis and the replica share the cost of a call among many commits (measured on Redis 7.0: 11 µs of Redis's
 //! time an event in calls of 20 against 17 in calls of one, pipelined, and 33 in `commit.lua`, which does everything).
 //! Where there is little to do nobody waits: beside a call of a single commit another one goes at once, on the same
-//! connection. Beside a larger one none does, or calls would be smaller and an event dearer, unless it is full: then
-//! waiting would make no call larger, and Redis shall find the next one when it is done. There never is a third.
+//! connection. Beside a larger call none goes, or calls would get smaller and events dearer; unless it is full: then
+//! waiting gains nothing, and Redis should find the next one ready. Never more than two.
 //! What the script is not made for, it leaves undone, and `commit.lua` decides.
 //!
 //! In a Redis Cluster a call would be for the sessions of one slot, or of one alone.
