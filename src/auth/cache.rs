@@ -12,8 +12,11 @@ use std::{
 use super::Grant;
 use crate::lock::lock;
 
-/// Tokens in a generation. At some 500 bytes each, both take about 5 MB when full.
+/// Tokens in a generation, and bytes of them; usual ones, of some 400 bytes, reach both. With what they grant, both
+/// generations then take some 7 MB. A grant is made of its token's text and takes more than that only where it names many
+/// sessions by very short names, then up to ten times as much: so it is 50 MB at the very worst.
 const GENERATION: usize = 5_000;
+const GENERATION_BYTES: usize = 2 * 1024 * 1024;
 
 /// Verified tokens and what they grant.
 #[derive(Default)]
@@ -22,6 +25,8 @@ pub struct Seen(Mutex<Generations>);
 #[derive(Default)]
 struct Generations {
     young: HashMap<Box<str>, Arc<Grant>>,
+    /// The length of all tokens in `young`.
+    bytes: usize,
     old: HashMap<Box<str>, Arc<Grant>>,
 }
 
@@ -45,16 +50,22 @@ impl Seen {
 
 impl Generations {
     fn add(&mut self, token: Box<str>, grant: Arc<Grant>) {
-        if self.young.len() >= GENERATION {
+        if self.young.len() >= GENERATION || self.bytes + token.len() > GENERATION_BYTES {
             self.old = mem::take(&mut self.young);
+            self.bytes = 0;
         }
-        self.young.insert(token, grant);
+        let length = token.len();
+        // Two requests may bring a new token at once.
+        if self.young.insert(token, grant).is_none() {
+            self.bytes += length;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::TOKEN_MAX;
 
     #[test]
     fn what_is_used_stays_and_what_is_not_goes() {
@@ -68,5 +79,21 @@ mod tests {
         assert!(seen.get("unused").is_none());
         let all = seen.0.lock().unwrap();
         assert!(all.young.len() + all.old.len() <= 2 * GENERATION);
+    }
+
+    #[test]
+    fn however_long_the_tokens_are_they_take_only_so_many_bytes() {
+        let (seen, grant) = (Seen::default(), Arc::new(Grant::default()));
+        for n in 0..3 * GENERATION_BYTES / TOKEN_MAX {
+            let token = format!("{n:0TOKEN_MAX$}");
+            seen.put(&token, &grant);
+            seen.put(&token, &grant);
+            assert!(seen.get(&token).is_some());
+        }
+        let all = seen.0.lock().unwrap();
+        let bytes = |tokens: &HashMap<Box<str>, _>| tokens.keys().map(|token| token.len()).sum::<usize>();
+        assert_eq!(bytes(&all.young), all.bytes);
+        assert!(all.bytes <= GENERATION_BYTES && bytes(&all.old) <= GENERATION_BYTES);
+        assert!(bytes(&all.old) > GENERATION_BYTES - TOKEN_MAX);
     }
 }
