@@ -1,8 +1,12 @@
 //! A session in a test: the rules, a clock, and what they wrote.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use serde_json::{Value, json, value::RawValue};
 
 use super::*;
+use crate::{id::EntryId, store::State};
 
 /// A session that only the rules know.
 pub struct Scene {
@@ -12,6 +16,9 @@ pub struct Scene {
     pub events: Vec<Value>,
     /// The commands lane, as JSON.
     pub commands: Vec<Value>,
+    records: BTreeMap<String, Bytes>,
+    touched: BTreeMap<Name, Ms>,
+    closed: Option<Ms>,
 }
 
 pub fn name(text: &str) -> Name {
@@ -34,32 +41,79 @@ impl Scene {
     }
 
     pub fn with(limits: Limits) -> Self {
-        Scene { control: Control::new(limits), now: 1_000_000, events: Vec::new(), commands: Vec::new() }
+        Scene {
+            control: Control::new(limits),
+            now: 1_000_000,
+            events: Vec::new(),
+            commands: Vec::new(),
+            records: BTreeMap::new(),
+            touched: BTreeMap::new(),
+            closed: None,
+        }
     }
 
-    /// Does what a writer does with one action: judges, applies, commits, and (to test that too) reads the records back.
+    /// Does what a writer does with one action: judges, applies, commits; then reads back what the store has.
     pub fn act(&mut self, action: Action) -> Result<Reply, Refusal> {
-        let before = (self.events.len(), self.commands.len());
         let mut effects = Effects::default();
         judge(&mut self.control, self.now, &mut effects);
-        let judged = effects.parts.len();
+        let before = (self.control.clone(), format!("{effects:?}"));
         let result = apply(&mut self.control, self.now, &action, &mut effects);
         if result.is_err() {
-            assert_eq!(effects.parts.len(), judged, "a refusal writes nothing: {action:?}");
+            let after = (&self.control, format!("{effects:?}"));
+            assert_eq!(after, (&before.0, before.1), "a refusal changes nothing: {action:?}");
         }
-        let read = |bytes: &bytes::Bytes| serde_json::from_slice(bytes).unwrap();
+        self.commit(&effects);
+        assert!(self.control.next_due().is_none_or(|(at, _)| at > self.now), "what is due has been judged");
+        // Now and then where there are many: to read a thousand runs a thousand times takes seconds.
+        if self.records.len() <= 100 || self.records.len().is_multiple_of(100) {
+            let mut read = Control::read(&self.stored(), self.control.limits).unwrap();
+            // It looks for its earliest deadline, as the other one has.
+            read.next_due();
+            assert_eq!(read, self.control, "what the store has is what the rules know: {action:?}");
+        }
+        result
+    }
+
+    /// Does what a store does.
+    fn commit(&mut self, effects: &Effects) {
+        let issued = self.commands.len() as u64;
+        let read = |bytes: &Bytes| serde_json::from_slice(bytes).unwrap();
         for part in &effects.parts {
             self.events.extend(part.events.iter().map(read));
             self.commands.extend(part.commands.iter().map(read));
+            self.touched.extend(part.touch.iter().map(|run| (run.clone(), self.now)));
+        }
+        if effects.closes {
+            self.closed = Some(self.now);
+        }
+        let entry = |at: usize| EntryId { ms: self.now, n: issued + 1 + at as u64 };
+        for (key, value) in self.control.take_changes() {
+            let at = effects.issued.iter().position(|id| command_key(id) == key);
+            match (value, at) {
+                (Some(value), None) => self.records.insert(key, value),
+                (Some(value), Some(at)) => {
+                    self.records.insert(key, [&value[..], format!(" {}", entry(at)).as_bytes()].concat().into())
+                }
+                (None, _) => self.records.remove(&key),
+            };
+        }
+        for (at, id) in effects.issued.iter().enumerate() {
+            self.control.set_entry(id, entry(at));
         }
         for run in effects.parts.iter().flat_map(|part| &part.touch) {
             self.control.touch(run, self.now);
         }
-        assert!(self.control.next_due().is_none_or(|(at, _)| at > self.now), "what is due has been judged");
-        if result.is_err() && judged == 0 {
-            assert_eq!((self.events.len(), self.commands.len()), before);
+    }
+
+    /// The control state, as the store has it.
+    fn stored(&self) -> State {
+        State {
+            version: "v".into(),
+            created: 0,
+            closed: self.closed,
+            records: self.records.clone().into_iter().collect(),
+            touched: self.touched.clone().into_iter().collect(),
         }
-        result
     }
 
     pub fn wait(&mut self, ms: Ms) {
