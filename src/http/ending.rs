@@ -122,10 +122,13 @@ pub(super) async fn watch_store(gateway: Weak<Shared>, patience: Duration, sprea
             heard = Instant::now();
             if lost {
                 lost = false;
+                tracing::info!("the store is there again");
                 gateway.ending.store(Phase::Serving);
             }
         } else if heard.elapsed() > patience {
-            if !lost {
+            if lost {
+                tracing::debug!("the store is still away");
+            } else {
                 let patience_ms = patience.as_millis() as u64;
                 tracing::warn!(
                     patience_ms,
@@ -144,26 +147,27 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn streams_are_cut_one_by_one_after_the_wait() {
         let ending = Arc::new(Ending::default());
         let turns: Vec<_> = (0..1000).map(|_| tokio::spawn(ending.turn())).collect();
         let cut = || turns.iter().filter(|turn| turn.is_finished()).count();
-        let drain = Drain { wait: Duration::from_millis(50), spread: Duration::from_secs(60), finish: Duration::ZERO };
+        let (wait, spread) = (Duration::from_millis(50), Duration::from_secs(60));
+        let drain = Drain { wait, spread, finish: Duration::ZERO };
         let going = tokio::spawn({
             let ending = ending.clone();
             async move { ending.go(drain).await }
         });
-        while !ending.is_draining() {
-            assert_eq!(cut(), 0);
-            tokio::task::yield_now().await;
-        }
-        assert!(ending.has_begun());
-        while cut() == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        assert!(cut() < 900, "all at once");
-        going.abort();
+        tokio::time::sleep(wait - Duration::from_millis(1)).await;
+        assert!(ending.has_begun() && !ending.is_draining());
+        assert_eq!(cut(), 0);
+        tokio::time::sleep(Duration::from_millis(1) + spread / 2).await;
+        assert!(ending.is_draining() && !going.is_finished());
+        // Half of them, give or take six standard deviations.
+        assert!((405..=595).contains(&cut()), "{}", cut());
+        tokio::time::sleep(spread / 2 + Duration::from_millis(1)).await;
+        assert_eq!(cut(), 1000);
+        assert!(going.is_finished());
     }
 
     #[tokio::test]

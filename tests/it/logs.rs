@@ -1,7 +1,5 @@
 //! What the log says of requests, and what it must never say.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -116,18 +114,22 @@ fn json_of(line: &str) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn that_redis_stays_away_is_said_once_an_outage() {
     let redis = RedisServer::start_with(&APPEND_ONLY);
-    let replica = Replica::start_with(&["--redis-url", &redis.url(), "--redis-patience", "300ms"]);
-    let count = || replica.log().matches("away for too long").count();
+    let patience = ["--redis-patience", "300ms", "--log", "moorline=debug"];
+    let replica = Replica::start_with(&[&["--redis-url", &redis.url()], &patience[..]].concat());
+    let count = |what: &str| replica.log().matches(what).count();
     for outage in 1..=2 {
         redis.kill9();
-        eventually("it is said", || async { (count() == outage).then_some(()) }).await;
-        // Three times its patience.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(count(), outage, "{}", replica.log());
+        // Said once, and then its patience has run out twice again.
+        let still = || async {
+            let log = replica.log();
+            let since = log.split("away for too long").nth(outage)?;
+            (since.matches("the store is still away").count() >= 2).then_some(())
+        };
+        eventually("it has long been away", still).await;
+        assert_eq!(count("away for too long"), outage, "{}", replica.log());
         redis.restart();
-        let ready = async || http().get(format!("{}/readyz", replica.url())).send().await.expect("an answer").status();
-        eventually("it is ready", || async { (ready().await == 200).then_some(()) }).await;
-        // It asks again once in its patience.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let again = || async { (count("the store is there again") == outage).then_some(()) };
+        eventually("it is there again", again).await;
     }
+    assert_eq!(count("away for too long"), 2, "{}", replica.log());
 }
