@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use moorline::id::EntryId;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -100,6 +101,13 @@ fn said(session: &Session, run: &str, attempt: Option<u32>, data: u64) -> impl F
         Some(attempt) => request.header("run-attempt", attempt),
         None => request,
     })
+}
+
+/// When a run's lease runs out.
+async fn lease_until(session: &Session, run: &str) -> u64 {
+    let view = session.get("").await.is(200);
+    let run = view["runs"].as_array().expect("runs").iter().find(|view| view["run"] == run).cloned();
+    run.expect("the run")["lease_until"].as_u64().unwrap_or_else(|| panic!("it has ended: {view}"))
 }
 
 /// How a run stands.
@@ -363,18 +371,22 @@ async fn a_lease_that_nobody_watches_is_judged_at_the_next_touch(backend: Backen
 async fn what_an_agent_sends_keeps_its_run_alive(backend: Backend) {
     let gateway = Gateway::start(backend).await;
     let session = gateway.session();
-    let mut stream = session.follow("").await;
-    start(&session, json!({"run": "appends", "lease_ms": 2_000})).await;
-    start(&session, json!({"run": "beats", "lease_ms": 2_000})).await;
-    for n in 0..6 {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        said(&session, "appends", None, n).await.is(201);
-        let beat = session.http.post(session.url("/runs/beats/heartbeat")).header("run-attempt", 1);
+    start(&session, json!({"run": "r", "lease_ms": 10_000})).await;
+    let first = lease_until(&session, "r").await;
+    let by_append = eventually("an append renews the lease", || async {
+        said(&session, "r", None, 1).await.is(201);
+        Some(lease_until(&session, "r").await).filter(|until| *until > first)
+    })
+    .await;
+    // An append that comes sooner finds it fresh.
+    assert!(by_append >= first + 1_000, "{first} {by_append}");
+    eventually("a heartbeat renews the lease", || async {
+        let beat = session.http.post(session.url("/runs/r/heartbeat")).header("run-attempt", 1);
         assert_eq!(answer(beat).await.is(200)["status"], "running");
-    }
-    assert_eq!(about(&session, "appends").await, ["started"]);
-    assert_eq!(about(&session, "beats").await, ["started"]);
-    assert_eq!(stream.until("run.ended").await.json["data"]["status"], "lost");
+        (lease_until(&session, "r").await > by_append).then_some(())
+    })
+    .await;
+    assert_eq!(about(&session, "r").await, ["started"]);
 }
 
 async fn what_is_refused_keeps_no_run_alive(backend: Backend) {
@@ -506,15 +518,21 @@ async fn a_lease_renewed_on_one_replica_is_not_lost_on_another() {
     let other = there.session_named(&session.name);
     // The watcher's replica has a timer for the lease, and never sees the touches.
     let mut watcher = other.follow("").await;
-    start(&other, json!({"run": "r", "lease_ms": 1_000})).await;
-    for n in 0..8 {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        said(&session, "r", None, n).await.is(201);
-    }
+    start(&other, json!({"run": "r", "lease_ms": 3_000})).await;
+    let first = lease_until(&session, "r").await;
+    // And a little longer, for the timer to go off.
+    eventually("the first lease is over", || async {
+        said(&session, "r", None, 1).await.is(201);
+        (session.get("").await.is(200)["now"].as_u64() > Some(first + 200)).then_some(())
+    })
+    .await;
+    let last = lease_until(&session, "r").await;
+    assert!(last > first);
     assert_eq!(about(&session, "r").await, ["started"]);
-    let spoke = Instant::now();
-    assert_eq!(watcher.until("run.ended").await.json["data"]["status"], "lost");
-    assert!(spoke.elapsed() < Duration::from_secs(2), "{:?}", spoke.elapsed());
+    let lost = watcher.until("run.ended").await;
+    assert_eq!(lost.json["data"]["status"], "lost");
+    let at: EntryId = lost.id.parse().expect("an id");
+    assert!(at.ms >= last, "{at} before {last}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
