@@ -225,7 +225,13 @@ async fn streams_survive_silences(kind: Kind) {
     let session = proxy.session();
     let mut stream = session.follow("").await;
     stream.caught_up().await;
-    tokio::time::sleep(Duration::from_secs(13)).await;
+    let (silent, since) = (stream.raw.len(), Instant::now());
+    // Half a second apart, and nothing else.
+    while stream.raw.len() < silent + 2 * ":\n".len() * 7 {
+        assert!(stream.read().await, "an end");
+    }
+    assert!(since.elapsed() > Duration::from_secs(6), "{:?}", since.elapsed());
+    assert!(stream.raw[silent..].chunks(2).all(|beat| beat == b":\n"));
     session.append_numbers(1..2).await;
     assert_eq!(stream.data(1).await, [1]);
 }
