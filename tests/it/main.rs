@@ -8,6 +8,7 @@ mod brief_requests;
 mod browser;
 mod chaos;
 mod cli;
+mod client;
 mod commands;
 mod compare_report;
 mod connections;
