@@ -1,6 +1,8 @@
 // What a connection brought, counted. The `n` of an entry's id counts the lane's entries without holes, so whoever has the
 // ids can tell what is missing (a hole) and what came twice (a repeat), and need not believe anybody.
 
+import { count, many } from "./dom.js";
+
 /** An entry's id, `<ms>-<n>`. `null`: it is none. */
 export function parseId(text) {
   const found = /^(\d+)-(\d+)$/.exec(text);
@@ -11,11 +13,11 @@ export class Ledger {
   /** The id of the newest entry, for coming back. */
   last = null;
   entries = 0;
+  /** Entries that are missing. A log that was replaced counts as one: nobody can tell how many. */
   gaps = 0;
   duplicates = 0;
   /** How often a connection was there again. */
   resumes = 0;
-  resets = 0;
   #n = null;
   #back = null;
 
@@ -28,29 +30,40 @@ export class Ledger {
       if (this.#back !== null) this.#back.duplicates += 1;
       return false;
     }
-    const missing = this.#n === null ? 0 : n - this.#n - 1;
-    this.gaps += missing;
+    this.#miss(this.#n === null ? 0 : n - this.#n - 1);
     this.entries += 1;
-    if (this.#back !== null) {
-      this.#back.gaps += missing;
-      this.#back.entries += 1;
-    }
+    if (this.#back !== null) this.#back.entries += 1;
     this.#n = n;
     this.last = id;
     return true;
   }
 
-  /** The log is another one, or was cut: what comes is counted anew. */
-  reset() {
-    this.resets += 1;
-    this.last = null;
-    this.entries = 0;
-    this.#n = null;
+  #miss(entries) {
+    this.gaps += entries;
+    if (this.#back !== null) this.#back.gaps += entries;
   }
 
-  /** A connection is there again, `now` in ms. */
-  resumed(now) {
-    this.resumes += 1;
+  /**
+   * The log was cut behind what is here, or is another one: what comes is counted anew. What was lost, for `lossWords`;
+   * `null`: nothing had been seen, so nothing is.
+   */
+  reset({ reason, first = null }) {
+    const seen = this.#n;
+    const begins = parseId(first ?? "")?.n ?? null;
+    this.last = null;
+    this.entries = 0;
+    if (seen === null) return null;
+    // The same lane goes on, further up: its numbers tell how much is gone.
+    const cut = reason === "trimmed" && (begins === null || begins > seen);
+    const missing = cut && begins !== null ? begins - seen - 1 : null;
+    if (cut) this.#n = begins === null ? seen : begins - 1;
+    else this.#n = null;
+    this.#miss(cut ? (missing ?? 0) : 1);
+    return { reason, seen, begins, missing };
+  }
+
+  /** A connection is tried again, `now` in ms. */
+  returning(now) {
     this.#back = { since: now, from: this.last, entries: 0, gaps: 0, duplicates: 0 };
   }
 
@@ -59,7 +72,24 @@ export class Ledger {
     const back = this.#back;
     this.#back = null;
     if (back === null) return null;
+    this.resumes += 1;
     const { since, ...rest } = back;
     return { ...rest, took: now - since };
   }
+}
+
+/** What was lost with a reset, in a sentence. */
+export function lossWords({ reason, seen, begins, missing }) {
+  const after = `After entry ${count(seen)}`;
+  if (missing === 0) return `${after} the log was trimmed up to where this page stood: nothing is missing.`;
+  if (missing !== null) return `${after}, ${many(missing, "entry is", "entries are")} missing: they were trimmed before they came here. The log now begins with entry ${count(begins)}.`;
+  if (reason === "trimmed") return `${after} all of the log was trimmed. How much is missing shows with the next entry.`;
+  if (reason === "deleted") return `${after} the session was gone: erased, expired, or lost with its gateway. What comes under its name is another log; what the old one had after that entry is not known.`;
+  return `${after} the log no longer holds what was seen here: it was replaced by another one, or by an older copy. What is missing is not known.`;
+}
+
+/** What a resume brought, in a sentence. */
+export function resumeWords({ from, entries, gaps, duplicates, took }) {
+  const after = parseId(from ?? "")?.n ?? 0;
+  return `Back after entry ${after}: caught up ${many(entries, "entry", "entries")} in ${Math.round(took)} ms, ${many(gaps, "gap")}, ${many(duplicates, "duplicate")}.`;
 }

@@ -8,7 +8,7 @@ import { Connection } from "./connection.js";
 import { Conversation } from "./conversation.js";
 import { clock, count, el, find, forgetAgents, many, meet, say } from "./dom.js";
 import { Lanes } from "./lanes.js";
-import { Ledger, parseId } from "./ledger.js";
+import { Ledger, lossWords, parseId, resumeWords } from "./ledger.js";
 import { Log } from "./log.js";
 import { Model } from "./model.js";
 import { Panel } from "./panel.js";
@@ -19,6 +19,8 @@ import { tabs } from "./tabs.js";
 const STATE_MS = 4_000;
 /** The pause between two pictures of history that comes in. */
 const HURRY_MS = 400;
+/** Of what was lost, the newest so many are told in words; the counter has all. */
+const LOSSES_MAX = 3;
 
 const model = new Model();
 const meter = new Meter();
@@ -64,9 +66,10 @@ function entry(id, json) {
   ask();
 }
 
-function reset({ reason }) {
+function reset(told) {
   live = false;
-  ledger.reset();
+  const loss = ledger.reset(told);
+  if (loss !== null) lose(lossWords(loss));
   model.clear();
   known = 0;
   // An answer under way is about what was before.
@@ -76,9 +79,14 @@ function reset({ reason }) {
   conversation.clear();
   panel.clear();
   log.clear();
-  const why = { trimmed: "older entries were trimmed", deleted: "the session was erased", unknown: "the log no longer holds that place" };
-  toast(`The gateway sent a reset: ${why[reason] ?? reason}. What follows is shown anew.`);
   ask();
+}
+
+/** Says what was lost, and goes on saying it: whoever looks an hour later must see it, too. */
+function lose(words) {
+  const losses = find("losses");
+  losses.append(el("p", {}, el("time", {}, clock(Date.now())), ` ${words}`));
+  while (losses.childElementCount > LOSSES_MAX) losses.firstChild.remove();
 }
 
 function caughtUp() {
@@ -87,9 +95,7 @@ function caughtUp() {
   model.news.length = 0;
   if (ledger.last !== null) refresh();
   const back = ledger.caughtUp(performance.now());
-  if (back !== null) {
-    say(find("resume"), `Back after entry ${parseId(back.from ?? "0-0").n}: caught up ${many(back.entries, "entry", "entries")} in ${Math.round(back.took)} ms, ${many(back.gaps, "gap")}, ${many(back.duplicates, "duplicate")}.`);
-  }
+  if (back !== null) say(find("resume"), resumeWords(back));
   ask();
 }
 
@@ -102,7 +108,8 @@ const STATES = {
   refused: "refused",
 };
 
-let lost = false;
+/** There was a connection: the next one is a return. */
+let connected = false;
 
 function state(name, detail) {
   const box = find("connection");
@@ -110,11 +117,8 @@ function state(name, detail) {
   if (name !== "live") live = false;
   // A name that the gateway has taken.
   if (name === "catching up") remember(find("session-name").textContent);
-  if (name === "off" || name === "waiting") lost = true;
-  if (name === "connecting" && lost) {
-    lost = false;
-    ledger.resumed(performance.now());
-  }
+  if (name === "catching up") connected = true;
+  if (name === "connecting" && connected) ledger.returning(performance.now());
   if (name === "waiting") say(find("connection-state"), `connection lost, next try in ${(detail.ms / 1000).toFixed(1)} s`);
   else say(find("connection-state"), STATES[name]);
   find("cut").disabled = name === "closed";
@@ -157,7 +161,8 @@ function frame() {
   say(find("count-gaps"), count(ledger.gaps));
   say(find("count-duplicates"), count(ledger.duplicates));
   say(find("count-resumes"), count(ledger.resumes));
-  find("numbers").dataset.trouble = ledger.gaps + ledger.duplicates > 0;
+  find("count-gaps").dataset.trouble = ledger.gaps > 0;
+  find("count-duplicates").dataset.trouble = ledger.duplicates > 0;
   say(find("cursor"), ledger.last === null ? "" : ledger.last);
   const waiting = [...model.approvals.values()].filter((one) => one.decision === null).length;
   say(find("tab-waiting"), waiting === 0 ? "" : String(waiting));

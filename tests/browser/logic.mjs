@@ -9,7 +9,7 @@ await run(async ({ open }) => {
       const [a, b] = [JSON.stringify(found), JSON.stringify(wanted)];
       if (a !== b) throw new Error(`${what}: ${a} instead of ${b}`);
     };
-    const [{ Decoder }, { Ledger, parseId }, { Blocks, inline }, { Model }, { Connection }, { shown }] = await Promise.all(
+    const [{ Decoder }, { Ledger, lossWords, parseId, resumeWords }, { Blocks, inline }, { Model }, { Connection }, { shown }] = await Promise.all(
       ["sse", "ledger", "markdown", "model", "connection", "panel"].map((name) => import(`/console/${name}.js`)),
     );
     let seed = 12_345;
@@ -43,11 +43,39 @@ await run(async ({ open }) => {
     const ledger = new Ledger();
     equal(["1-5", "1-6", "2-6", "3-9", "3-8"].map((id) => ledger.take(id)), [true, true, false, true, false]);
     equal([ledger.entries, ledger.gaps, ledger.duplicates, ledger.last], [3, 2, 2, "3-9"]);
-    ledger.resumed(100);
+    ledger.returning(50);
+    ledger.returning(100);
     for (const id of ["3-9", "4-10", "4-12"]) ledger.take(id);
-    equal(ledger.caughtUp(130), { from: "3-9", entries: 2, gaps: 1, duplicates: 1, took: 30 });
-    ledger.reset();
-    equal([ledger.take("9-4"), ledger.gaps, ledger.duplicates], [true, 3, 3]);
+    const back = ledger.caughtUp(130);
+    equal(back, { from: "3-9", entries: 2, gaps: 1, duplicates: 1, took: 30 });
+    equal(resumeWords(back), "Back after entry 9: caught up 2 entries in 30 ms, 1 gap, 1 duplicate.");
+    equal([ledger.resumes, ledger.caughtUp(140), ledger.resumes], [1, null, 1], "two attempts are one return");
+
+    // A log that was cut behind the page is one with a hole, whose size the ids tell; of another log nobody knows.
+    const cut = new Ledger();
+    for (let n = 1; n <= 20; n += 1) cut.take(`1-${n}`);
+    cut.returning(0);
+    const trimmed = cut.reset({ reason: "trimmed", first: "2-1971" });
+    equal([lossWords(trimmed).includes("1,950 entries are missing"), cut.last, cut.entries], [true, null, 0]);
+    for (let n = 1971; n <= 2020; n += 1) cut.take(`2-${n}`);
+    equal(cut.caughtUp(29), { from: "1-20", entries: 50, gaps: 1950, duplicates: 0, took: 29 });
+    equal([cut.gaps, cut.duplicates, cut.last], [1950, 0, "2-2020"]);
+    // What is trimmed between the frame and its first entry is missing, too.
+    cut.reset({ reason: "trimmed", first: "3-2022" });
+    cut.take("3-2024");
+    equal(cut.gaps, 1950 + 1 + 2, "trimmed meanwhile");
+    equal(lossWords(cut.reset({ reason: "trimmed", first: "3-2025" })).includes("nothing is missing"), true);
+    cut.take("3-2025");
+    cut.reset({ reason: "trimmed", first: null });
+    cut.take("4-2028");
+    equal(cut.gaps, 1953 + 2, "an empty log");
+    for (const [reason, words] of [["deleted", "another log"], ["unknown", "no longer holds"], ["of tomorrow", "no longer holds"]]) {
+      cut.take("5-3000");
+      const { gaps } = cut;
+      equal(lossWords(cut.reset({ reason, first: "9-4" })).includes(words), true, reason);
+      equal([cut.take("9-4"), cut.gaps, cut.duplicates], [true, gaps + 1, 0], reason);
+    }
+    equal([new Ledger().reset({ reason: "deleted" }), new Ledger().reset({ reason: "trimmed", first: "1-1" })], [null, null], "nothing was seen");
 
     // Text that comes in pieces gives the same blocks as text that comes whole.
     const document_ = "# One\n\ntext **bold\nmore** `c`\n- a\n- b\n  of b\n1. x\n\n| a | b |\n|---|:-:|\n| 1 | 2 |\n\n> q\n> r\n\n```js\n# no heading\n\n- no list\n```\nafter\n\n---\nend";

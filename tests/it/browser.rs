@@ -75,6 +75,17 @@ async fn a_cut_connection_resumes_without_a_gap_while_events_flow() {
     shows("cut_and_resume.mjs", Backend::Redis).await;
 }
 
+/// A gateway that keeps few entries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_is_told_for_good() {
+    let gateway = Gateway::start_with(Backend::Memory, |config| {
+        config.console = true;
+        config.retention.cap = 50;
+    })
+    .await;
+    browser("loss_is_told.mjs", &[&gateway.url(""), &gateway.session().name]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_in_one_tab_is_seen_in_the_other() {
     shows("stop_from_another_tab.mjs", Backend::Redis).await;
