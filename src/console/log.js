@@ -1,6 +1,7 @@
 // The raw log: a list of which only the rows in sight are in the page, whatever its length.
 
 import { clock, count, el, find, hue, say } from "./dom.js";
+import { streamed } from "./streams.js";
 
 const ROW = 26;
 /** Rows above and below what can be seen, for scrolling. */
@@ -179,10 +180,21 @@ class Row {
   }
 }
 
+/** Longer ones are no deltas, and not worth reading for a row. */
+const DELTA_MAX = 4_000;
+
 /** The data of an entry's line: of a delta, what it adds. `data` is the last member. */
 function dataOf({ type, json }) {
   const at = json.indexOf('"data":');
-  const data = at < 0 ? "" : json.slice(at + 7, at + 200).replace(/\}$/, "");
-  if (type !== "text-delta") return data;
-  return /"delta":("(?:[^"\\]|\\.)*"?)/.exec(data)?.[1] ?? data;
+  if (at < 0) return "";
+  const added = json.length > DELTA_MAX ? null : streamed(type, dataIn(json));
+  return added === null ? json.slice(at + 7, at + 200).replace(/\}$/, "") : JSON.stringify(added);
+}
+
+function dataIn(json) {
+  try {
+    return JSON.parse(json).data;
+  } catch {
+    return null;
+  }
 }

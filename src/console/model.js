@@ -3,6 +3,7 @@
 // is shown as it came, so no event can break this.
 
 import { parseId } from "./ledger.js";
+import { frame, messageOf, streamed } from "./streams.js";
 
 /** How an agent without a name is called. */
 export const NOBODY = "(no agent)";
@@ -82,9 +83,23 @@ export class Model {
     this.lastN = n;
     if (agent !== null) this.agents.add(agent);
     this.#lane(entry);
-    if (type !== "text-delta") this.#pause(entry);
-    (EVENTS[type] ?? raw).call(this, entry);
+    this.#mean(entry);
     return { id, n, ms, type, agent, run, json };
+  }
+
+  #mean(entry) {
+    const { type, data } = entry;
+    const known = EVENTS[type];
+    // Anything else, and a `message`, may be of a model's stream, posted as it came.
+    const streams = known === undefined || known === proto.message;
+    const part = streams ? frame(type, data) : null;
+    if (part === "ping") return;
+    if (part === "begin") return this.#pause(entry);
+    if (part === "end") return this.#finish(entry);
+    const more = streams ? streamed(type, data) : null;
+    if (more !== null) return this.#delta(entry, more);
+    this.#pause(entry);
+    (known ?? raw).call(this, entry);
   }
 
   /** What the gateway says the session's control state is: leases, above all, stand in no log. */
@@ -181,10 +196,10 @@ export class Model {
 
   // --- what each type of event does ---------------------------------------------------------------------------------
 
-  delta(entry) {
-    const more = text(entry.data?.delta) ?? text(entry.data?.text) ?? text(entry.data);
-    if (more === null) return raw.call(this, entry);
-    const name = text(entry.data?.id);
+  #delta(entry, more) {
+    // The first of a stream often says nothing yet.
+    if (more === "") return;
+    const name = messageOf(entry.type, entry.data);
     const open = name === null ? this.#consecutive : this.#streams;
     const key = name === null ? speaker(entry) : `${speaker(entry)}\n${name}`;
     let message = open.get(key);
@@ -202,12 +217,17 @@ export class Model {
   }
 
   deltaEnd(entry) {
-    const key = `${speaker(entry)}\n${text(entry.data?.id) ?? ""}`;
-    const message = this.#streams.get(key);
+    this.#finish(entry);
+  }
+
+  /** The message that this names, or that its agent writes, is complete. */
+  #finish(entry) {
+    const name = messageOf(entry.type, entry.data);
+    const open = name === null ? this.#consecutive : this.#streams;
+    const key = name === null ? speaker(entry) : `${speaker(entry)}\n${name}`;
+    const message = open.get(key);
     if (message === undefined) return;
-    this.#streams.delete(key);
-    message.open = false;
-    this.dirty.add(message);
+    this.#shut(open, key);
     this.news.push(`${message.agent ?? NOBODY} finished a message`);
   }
 
@@ -354,7 +374,6 @@ const proto = Model.prototype;
 const raw = proto.rawEntry;
 const EVENTS = {
   __proto__: null,
-  "text-delta": proto.delta,
   "text-end": proto.deltaEnd,
   prompt: proto.message,
   message: proto.message,

@@ -56,6 +56,7 @@ const ASSETS: &[Asset] = &[
     asset!("plots.js", JS),
     asset!("prose.js", JS),
     asset!("sse.js", JS),
+    asset!("streams.js", JS),
     asset!("tabs.js", JS),
     asset!("theme.js", JS),
 ];

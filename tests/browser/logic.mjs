@@ -136,6 +136,31 @@ await run(async ({ open }) => {
     equal(model.items.map((item) => item.text ?? item.type), ["Hello", "World", "anew", "one two", "-", "tool", "three"], "messages");
     equal(model.items.filter((item) => item.open).length, 3, "open messages");
 
+    // Models' streams, posted as they come: their text is one growing message, their frame is nothing, and what else they
+    // say is shown.
+    const streamsOf = (events) => {
+      const one = new Model();
+      events.forEach(([type, data], n) => one.take(`1-${n + 1}`, JSON.stringify({ type, agent: "a", run: "r", data: typeof data === "string" ? data : { type, ...data } })));
+      return one.items.map((item) => (item.kind === "message" ? `${item.text}${item.open ? "…" : ""}` : item.type));
+    };
+    const chunk = (choice, id = "c1") => ["message", { type: undefined, id, object: "chat.completion.chunk", choices: choice === null ? [] : [{ index: 0, finish_reason: null, ...choice }] }];
+    const chat = [chunk({ delta: { role: "assistant", content: "" } }), chunk({ delta: { content: "Hel" } }), chunk({ delta: { content: "lo" } })];
+    equal(streamsOf(chat), ["Hello…"], "chat completions");
+    equal(streamsOf([...chat, chunk({ delta: {}, finish_reason: "stop" }), chunk(null), chunk({ delta: { content: "Next" } }, "c2")]), ["Hello", "Next…"], "two of them");
+    equal(streamsOf([...chat, chunk({ delta: {}, finish_reason: "length" })]), ["Hello…", "message"], "an unusual end");
+    equal(streamsOf([...chat, chunk({ delta: { tool_calls: [{ index: 0 }] } })]), ["Hello…", "message"], "a tool");
+    const output = (delta, item_id = "m1") => ["response.output_text.delta", { item_id, output_index: 0, delta }];
+    const began = [["response.created", { response: {} }], ["response.output_item.added", { item: { type: "message" } }], ["response.content_part.added", { item_id: "m1", part: { type: "output_text" } }]];
+    const over = [["response.output_text.done", { item_id: "m1", text: "Hello" }], ["response.completed", { response: {} }]];
+    equal(streamsOf([...began, output("Hel"), output("Wor", "m2"), output("lo"), ...over]), ["Hello", "Wor"], "responses");
+    const block = (text) => ["content_block_delta", { index: 0, delta: { type: "text_delta", text } }];
+    const anthropic = [["message_start", { message: {} }], ["content_block_start", { index: 0, content_block: { type: "text", text: "" } }], ["ping", {}], block("Hel"), ["ping", {}], block("lo")];
+    equal(streamsOf(anthropic), ["Hello…"], "content blocks");
+    equal(streamsOf([...anthropic, ["message_start", { message: {} }], block("Anew")]), ["Hello", "Anew…"], "a stream that broke, and its next try");
+    equal(streamsOf([...anthropic, ["content_block_stop", { index: 0 }], ["content_block_start", { index: 1, content_block: { type: "tool_use" } }], ["content_block_stop", { index: 1 }], block("More"), ["message_delta", { delta: { stop_reason: "end_turn" } }], ["message_stop", {}]]), ["Hello", "content_block_start", "More"], "a tool between");
+    equal(streamsOf([["token", "a"], ["TEXT_MESSAGE_CHUNK", { delta: "b" }], ["progress", { delta: { content: "c" } }], ["text-delta", { text: "d" }]]), ["abcd…"], "whatever else has a delta");
+    equal(streamsOf([["ping", "x"], ["message", "y"], ["progress", { delta: 5 }], ["x", { choices: "abc", delta: null }], ["y", { choices: [null] }]]), ["ping", "y", "progress", "x", "y"], "what only looks like it");
+
     // A run's ending shuts its messages; an older answer of the gateway does not bring it back to life.
     take({ type: "run.started", agent: "a", run: "r1", data: { attempt: 1, lease_ms: 500 } });
     take({ type: "run.ended", agent: "a", run: "r1", data: { attempt: 1, status: "lost" } });
