@@ -305,12 +305,15 @@ export function showVerdict(of, actions, verdict) {
 
 function raw(item) {
   const times = el("span", { class: "times" });
+  const pairs = el("p", { class: "pairs" });
   const sample = el("code", { dir: "auto" });
   const head = byline(item, el("span", { class: "type", dir: "auto" }, item.type));
   head.lastChild.before(times);
-  const element = article(item, "raw", head, sample);
+  const element = article(item, "raw", head, pairs, sample);
   const update = () => {
     times.textContent = item.count > 1 ? `× ${count(item.count)}` : "";
+    pairs.replaceChildren(...item.pairs.map(([name, value]) => el("span", {}, el("bdi", { class: "fine" }, `${name}:`), " ", el("bdi", {}, value))));
+    pairs.hidden = item.pairs.length === 0;
     sample.textContent = item.sample;
     sample.hidden = item.sample === "";
   };

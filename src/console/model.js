@@ -355,18 +355,19 @@ export class Model {
     this.control += 1;
   }
 
-  /** Anything else, shown compactly: many of one kind in a row are one line. */
+  /** Anything else, shown compactly: short members in words, the rest as JSON; many of one kind in a row are one. */
   rawEntry(entry) {
     const last = this.items.at(-1);
     const same = last?.kind === "raw" && last.type === entry.type && last.agent === entry.agent && last.run === entry.run;
-    const sample = plain(entry.data).slice(0, 400);
+    const { pairs, rest } = members(entry.data);
+    const sample = plain(rest).slice(0, 400);
     if (same) {
       last.count += 1;
-      last.sample = sample;
+      Object.assign(last, { pairs, sample });
       this.dirty.add(last);
       return;
     }
-    this.#add(entry, { kind: "raw", type: entry.type, count: 1, sample });
+    this.#add(entry, { kind: "raw", type: entry.type, count: 1, pairs, sample });
   }
 }
 
@@ -414,6 +415,20 @@ function question(prompt) {
   if (!listed && items !== undefined) rest.items = items;
   const more = Object.keys(rest).length === 0 ? "" : JSON.stringify(rest, null, 1);
   return { words, items: listed ? items.map(plain) : [], more };
+}
+
+/** More short members, or longer ones, are easier to look at as JSON. */
+const PAIRS_MAX = 12;
+const SHORT_MAX = 120;
+
+/** Of an object: its few short members as `[name, words]`, and the rest; of anything else, all is rest. */
+function members(data) {
+  const all = data !== null && typeof data === "object" && !Array.isArray(data) ? Object.entries(data) : [];
+  const short = ([name, value]) => (value === null || typeof value !== "object") && name.length + String(value).length <= SHORT_MAX;
+  const pairs = all.filter(short).map(([name, value]) => [name, String(value)]);
+  if (pairs.length === 0 || pairs.length > PAIRS_MAX) return { pairs: [], rest: data };
+  const rest = all.filter((one) => !short(one));
+  return { pairs, rest: rest.length === 0 ? undefined : Object.fromEntries(rest) };
 }
 
 /** A name as it is written: without what would turn the direction of its letters, and `exe.pdf` into `fdp.exe`. */

@@ -161,6 +161,21 @@ await run(async ({ open }) => {
     equal(streamsOf([["token", "a"], ["TEXT_MESSAGE_CHUNK", { delta: "b" }], ["progress", { delta: { content: "c" } }], ["text-delta", { text: "d" }]]), ["abcd…"], "whatever else has a delta");
     equal(streamsOf([["ping", "x"], ["message", "y"], ["progress", { delta: 5 }], ["x", { choices: "abc", delta: null }], ["y", { choices: [null] }]]), ["ping", "y", "progress", "x", "y"], "what only looks like it");
 
+    // Short members are told in words, the rest as JSON.
+    const rawOf = (data) => {
+      const one = new Model();
+      one.take("1-1", JSON.stringify({ type: "finding", data }));
+      const [{ pairs, sample }] = one.items;
+      return [pairs.map((pair) => pair.join(": ")), sample];
+    };
+    const figures = { a: 1 };
+    equal(rawOf({ title: "Pipeline", n: 3, ok: true, none: null }), [["title: Pipeline", "n: 3", "ok: true", "none: null"], ""]);
+    equal(rawOf({ title: "Pipeline", figures, parts: [1] }), [["title: Pipeline"], '{"figures":{"a":1},"parts":[1]}']);
+    equal(rawOf({ long: "x".repeat(200), b: 1 }), [["b: 1"], `{"long":"${"x".repeat(200)}"}`]);
+    equal(rawOf(JSON.parse('{"__proto__":{"x":1},"y":2}')), [["y: 2"], '{"__proto__":{"x":1}}']);
+    const thirteen = Object.fromEntries(Array.from({ length: 13 }, (_, n) => [`k${n}`, n]));
+    for (const data of [{ figures }, [1, 2], "text", 5, thirteen, {}]) equal(rawOf(data), [[], typeof data === "string" ? data : JSON.stringify(data)]);
+
     // A run's ending shuts its messages; an older answer of the gateway does not bring it back to life.
     take({ type: "run.started", agent: "a", run: "r1", data: { attempt: 1, lease_ms: 500 } });
     take({ type: "run.ended", agent: "a", run: "r1", data: { attempt: 1, status: "lost" } });
