@@ -319,8 +319,17 @@ export class Model {
     const command = { command: name, type, words, data, outcome: null, reason: null };
     this.commands.set(name, command);
     this.control += 1;
+    if (type !== "decide") this.#interrupt(entry);
     // A decision shows on what it decides.
     command.item = this.#add(entry, { kind: type === "decide" ? "hidden" : "command", of: command });
+  }
+
+  /** What those write who are asked for something stands below it, unless its `id` says that it belongs above. */
+  #interrupt({ agent, run }) {
+    for (const message of [...this.#consecutive.values()]) {
+      const asked = run !== null ? message.run === run : agent === null || message.agent === agent;
+      if (asked) this.#pause(message);
+    }
   }
 
   commandEnded(entry) {

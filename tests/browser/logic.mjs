@@ -161,6 +161,27 @@ await run(async ({ open }) => {
     equal(streamsOf([["token", "a"], ["TEXT_MESSAGE_CHUNK", { delta: "b" }], ["progress", { delta: { content: "c" } }], ["text-delta", { text: "d" }]]), ["abcd…"], "whatever else has a delta");
     equal(streamsOf([["ping", "x"], ["message", "y"], ["progress", { delta: 5 }], ["x", { choices: "abc", delta: null }], ["y", { choices: [null] }]]), ["ping", "y", "progress", "x", "y"], "what only looks like it");
 
+    // What is written after a steer stands below it, whoever it names; what has an id stays one message; so do others.
+    const steered = (whom, type = "steer") => {
+      const one = new Model();
+      let n = 0;
+      const take = (event) => one.take(`1-${(n += 1)}`, JSON.stringify(event));
+      const write = (word) => {
+        take({ type: "text-delta", agent: "a", run: "r1", data: { delta: word } });
+        take({ type: "text-delta", agent: "a", run: "r1", data: { id: "m", delta: word } });
+        take({ type: "text-delta", agent: "b", run: "r2", data: { delta: word } });
+      };
+      write("one ");
+      take({ type: "command.issued", ...whom, data: { command: "c", type, data: { text: "shorter" } } });
+      write("two ");
+      return one.items.map((item) => (item.kind === "message" ? `${item.agent}: ${item.text}` : "·"));
+    };
+    const [both, above] = [["a: one two ", "b: one two "], ["a: one ", "a: one two "]];
+    for (const whom of [{ run: "r1" }, { agent: "a" }, { agent: "a", run: "r1" }]) equal(steered(whom), [...above, "b: one two ", "·", "a: two "], JSON.stringify(whom));
+    equal(steered({}, "message"), [...above, "b: one ", "·", "a: two ", "b: two "], "everyone");
+    equal(steered({ run: "r3" }), ["a: one two ", ...both, "·"], "another");
+    equal(steered({}, "decide"), ["a: one two ", ...both, "·"], "a decision");
+
     // Short members are told in words, the rest as JSON.
     const rawOf = (data) => {
       const one = new Model();
