@@ -96,10 +96,12 @@ export class Conversation {
   }
 
   #drop(from, items) {
+    const focused = this.#list.contains(document.activeElement);
     for (let at = this.#from; at < from; at += 1) {
       this.#views.get(items[at])?.element.remove();
       this.#views.delete(items[at]);
     }
+    if (focused && !this.#list.contains(document.activeElement)) this.#scroller.focus({ preventScroll: true });
     this.#from = from;
   }
 

@@ -19,6 +19,32 @@ export function say(element, words) {
   if (element.textContent !== words) element.textContent = words;
 }
 
+/** So long a button waits for the second press. */
+const TWICE_MS = 4_000;
+
+/** A button that asks back: only a second press, while it shows `question`, acts. */
+export function pressedTwice(button, question, act) {
+  const words = button.textContent;
+  let waiting = null;
+  const rest = () => {
+    clearTimeout(waiting);
+    waiting = null;
+    say(button, words);
+  };
+  button.addEventListener("click", (event) => {
+    // A double click is one press.
+    if (event.detail > 1) return;
+    if (waiting !== null) {
+      rest();
+      act();
+      return;
+    }
+    say(button, question);
+    waiting = setTimeout(rest, TWICE_MS);
+  });
+  button.addEventListener("blur", rest);
+}
+
 const HUES = 8;
 
 const met = new Map();

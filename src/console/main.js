@@ -6,7 +6,7 @@
 import { Api, adoptToken, claimsOf, commandId, isToken, keepToken, token } from "./api.js";
 import { Connection } from "./connection.js";
 import { Conversation } from "./conversation.js";
-import { clock, count, el, find, forgetAgents, many, meet, say } from "./dom.js";
+import { clock, count, el, find, forgetAgents, meet, pressedTwice, say } from "./dom.js";
 import { Lanes } from "./lanes.js";
 import { Ledger, lossWords, parseId, resumeWords } from "./ledger.js";
 import { Log } from "./log.js";
@@ -21,6 +21,8 @@ const STATE_MS = 4_000;
 const HURRY_MS = 400;
 /** Of what was lost, the newest so many are told in words; the counter has all. */
 const LOSSES_MAX = 3;
+/** What a screen reader is told; it reads what is added. */
+const SPOKEN_MAX = 20;
 
 const model = new Model();
 const meter = new Meter();
@@ -63,6 +65,7 @@ function entry(id, json) {
   log.take(taken);
   // A hidden page draws no frame, and reads nothing out.
   model.news.splice(0, model.news.length - 3);
+  model.asked.splice(0, model.asked.length - SPOKEN_MAX);
   ask();
 }
 
@@ -93,6 +96,7 @@ function caughtUp() {
   live = true;
   // History is no news.
   model.news.length = 0;
+  model.asked.length = 0;
   if (ledger.last !== null) refresh();
   const back = ledger.caughtUp(performance.now());
   if (back !== null) say(find("resume"), resumeWords(back));
@@ -125,11 +129,19 @@ function state(name, detail) {
   if (name === "closed") {
     caughtUp();
     live = false;
+    shut();
   }
   if (name === "off") say(find("resume"), `Cut after entry ${parseId(ledger.last ?? "0-0").n}. The session goes on without you.`);
   if (name === "refused") refused(detail);
   // At once, also where history was drawn seldom: the numbers are those of this state.
   requestAnimationFrame(frame);
+}
+
+/** Nobody can be asked for anything in a closed session. */
+function shut() {
+  if (find("composer").contains(document.activeElement)) find("conversation").focus({ preventScroll: true });
+  for (const id of ["to", "words", "send"]) find(id).disabled = true;
+  find("shut").hidden = false;
 }
 
 function refused(problem) {
@@ -168,10 +180,16 @@ function frame() {
   say(find("tab-waiting"), waiting === 0 ? "" : String(waiting));
   document.title = `${waiting > 0 ? `(${waiting}) ` : ""}${find("session-name").textContent} · Moorline`;
   // Not every token: what is over, and what waits.
-  if (live && model.news.length > 0) say(find("spoken"), model.news.join(". "));
-  model.news.length = 0;
+  if (live) speak([...model.asked.splice(0), ...model.news.splice(0)]);
   if (more) ask();
   targets();
+}
+
+/** Each is added, and what was said before stays for a while: it may not have been read out yet. */
+function speak(news) {
+  const spoken = find("spoken");
+  spoken.append(...news.map((words) => el("p", {}, words)));
+  while (spoken.childElementCount > SPOKEN_MAX) spoken.firstChild.remove();
 }
 
 setInterval(() => {
@@ -238,7 +256,7 @@ function steer(run) {
   if (narrow.matches) showTab("talk");
 }
 
-find("stop-all").addEventListener("click", () => stop(null, false));
+pressedTwice(find("stop-all"), "Stop all runs?", () => stop(null, false));
 
 /** Whom one can speak to: everyone, live runs, agents. */
 let offered = "";

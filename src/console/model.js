@@ -38,8 +38,9 @@ export class Model {
     this.control = 0;
     /** Counts what the log said of runs: then their leases are worth a question. */
     this.said = 0;
-    /** What a screen reader is told. */
+    /** What a screen reader is told; what agents ask for, apart, for none of it may be left out. */
     this.news = [];
+    this.asked = [];
     this.#streams = new Map();
     this.#consecutive = new Map();
     this.#tables = new Map();
@@ -350,7 +351,7 @@ export class Model {
     const approval = { approval: name, words, items, more, expires, onExpiry: text(entry.data.on_expiry), decision: null };
     this.approvals.set(name, approval);
     this.control += 1;
-    this.news.push(`${entry.agent ?? NOBODY} asks for a decision: ${words.slice(0, 200)}`);
+    this.asked.push(`${entry.agent ?? NOBODY} asks for a decision: ${words.slice(0, 200)}`);
     approval.item = this.#add(entry, { kind: "approval", of: approval });
   }
 

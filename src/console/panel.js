@@ -35,7 +35,9 @@ export class Panel {
     this.#showRuns(model);
     this.#showCommands(model);
     this.#showApprovals(model);
-    find("stop-all").disabled = model.live().length === 0;
+    const over = model.live().length === 0;
+    if (over && document.activeElement === find("stop-all")) rest("runs-title");
+    find("stop-all").disabled = over;
   }
 
   /** Leases run out whether or not anything comes: once a second. */
@@ -48,7 +50,9 @@ export class Panel {
   #showRuns(model) {
     const runs = shown(model.runs);
     this.#parents = new Set([...model.runs.values()].map((run) => run.parent));
+    const focused = find("runs").contains(document.activeElement);
     sync(find("runs"), this.#runs, runs, ({ run }) => run.run, ({ run, depth }) => this.#run(run, depth));
+    if (focused && !find("runs").contains(document.activeElement)) rest("runs-title");
     for (const { run } of runs) this.#runs.get(run.run).update(run);
     empty(find("runs"), runs.length, "No run yet. A run is one piece of work of one agent.");
     more(find("runs"), model.runs.size - runs.length);
@@ -67,7 +71,7 @@ export class Panel {
     const steer = el("button", { type: "button", onclick: () => this.#acts.steer(run.run) }, "Steer");
     steer.setAttribute("aria-label", `Steer ${run.run}`);
     const actions = el("span", { class: "actions" }, steer, stop, tree);
-    const element = el("li", { class: "card", "data-hue": hue(run.agent) }, el("div", { class: "head" }, name, who, status), el("div", { class: "line" }, lease, actions), bar);
+    const element = el("li", { class: "card", tabindex: "-1", "data-hue": hue(run.agent) }, el("div", { class: "head" }, name, who, status), el("div", { class: "line" }, lease, actions), bar);
     element.dataset.depth = Math.min(depth, 3);
     let current = run;
     const tick = (now) => {
@@ -90,6 +94,8 @@ export class Panel {
       say(status, now.attempt > 1 ? `${now.status} · attempt ${now.attempt}` : now.status);
       status.title = now.reason ?? "";
       const live = !ended(now.status);
+      // Whoever stopped it with the keyboard goes on from here. Not to the next one's button: it might be pressed unseen.
+      if (!live && actions.contains(document.activeElement)) element.focus({ preventScroll: true });
       actions.hidden = !live;
       tree.hidden = !this.#parents.has(now.run);
       tick(Date.now());
@@ -109,8 +115,7 @@ export class Panel {
     const open = [...model.approvals.values()].filter((one) => one.decision === null);
     const focused = find("approvals").contains(document.activeElement);
     sync(find("approvals"), this.#approvals, open, ({ approval }) => approval, (of) => this.#approval(of));
-    // Not to the next one's button: it might be pressed unseen.
-    if (focused && !find("approvals").contains(document.activeElement)) find("approvals-title").focus({ preventScroll: true });
+    if (focused && !find("approvals").contains(document.activeElement)) rest("approvals-title");
     say(find("approvals-count"), open.length === 0 ? "" : String(open.length));
     empty(find("approvals"), open.length, "Nothing waits for a decision.", "p");
   }
@@ -123,6 +128,11 @@ export class Panel {
     tick(Date.now());
     return { element, update() {}, tick };
   }
+}
+
+/** The keyboard goes on from a heading: what it stood on is gone, or can't be pressed any more. */
+function rest(title) {
+  find(title).focus({ preventScroll: true });
 }
 
 function remaining(of, now) {

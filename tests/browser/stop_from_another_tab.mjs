@@ -33,7 +33,14 @@ await run(async ({ open, api, session }) => {
   for (const name of ["r0", "r2"]) await api.ask(`/runs/${name}/end`, { status: "cancelled" });
   for (const name of ["r0", "r2"]) await status(b, name, "cancelled");
 
-  await b.getByRole("button", { name: "Stop all" }).click();
+  // One press of "Stop all" asks back, and forgets it again.
+  const all = b.locator("#stop-all");
+  await all.dblclick();
+  await all.getByText("Stop all runs?").waitFor();
+  await all.getByText("Stop all", { exact: true }).waitFor();
+  assert.equal((await api.ask("")).runs.find(({ run }) => run === "r3").status, "running");
+  await all.click();
+  await b.getByRole("button", { name: "Stop all runs?" }).click();
   await status(a, "r3", "stopping");
   // Nobody ends it: the gateway does, when the grace is over.
   for (const page of [a, b]) await status(page, "r3", "cancelled");

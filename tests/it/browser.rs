@@ -97,6 +97,11 @@ async fn a_decision_and_a_word_to_agents_are_seen_in_all_tabs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keyboard_stays_in_its_place_and_all_that_waits_is_heard() {
+    shows("keyboard_and_ear.mjs", Backend::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_said_is_said_once() {
     shows("say_it_once.mjs", Backend::Memory).await;
 }
