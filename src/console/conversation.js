@@ -64,6 +64,7 @@ export class Conversation {
 
   /** Shows the model's items as they are now. `true`: there is more to show, with the next frame. */
   update(model) {
+    model.settle();
     const { items, dirty } = model;
     this.#model = model;
     this.#items = items;
@@ -136,7 +137,7 @@ export class Conversation {
 
   #view(items, at) {
     const item = items[at];
-    const view = VIEWS[item.kind](item, this.#decide);
+    const view = VIEWS[item.kind](item, this.#decide, this.#model);
     view.element.classList.toggle("same", goesOn(items[at - 1], item));
     this.#views.set(item, view);
     view.update();
@@ -261,14 +262,20 @@ function note(item) {
 
 const SAYS = { stop: "Stop", steer: "Steer", message: "Message" };
 
-function command(item) {
+/** What became of a command, or that nobody is there to take it. */
+export function outcomeWords({ outcome }, { idle }) {
+  if (outcome !== null) return outcome;
+  return idle ? "no agent is at work here; it waits" : "waiting";
+}
+
+function command(item, _decide, model) {
   const { of } = item;
   const target = item.run ?? item.agent ?? "all";
   const outcome = el("span", { class: "outcome" });
   const head = el("header", { class: "byline" }, el("strong", { class: "who", dir: "auto" }, SAYS[of.type] ?? of.type), el("span", { class: "run", dir: "auto" }, `to ${target}`), outcome, el("time", { datetime: new Date(item.ms).toISOString() }, clock(item.ms)));
   const element = article(item, "command user", head, of.words === "" ? null : el("p", { class: "words", dir: "auto" }, of.words));
   const update = () => {
-    outcome.textContent = of.outcome === null ? "waiting" : `${of.outcome}${of.reason ? `: ${of.reason}` : ""}`;
+    outcome.textContent = `${outcomeWords(of, model)}${of.reason ? `: ${of.reason}` : ""}`;
     outcome.dataset.outcome = of.outcome ?? "waiting";
   };
   return { element, update };

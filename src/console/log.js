@@ -14,6 +14,7 @@ export class Log {
   /** What the filter lets through; the same array where there is none. */
   #rows = this.#entries;
   #filter = "";
+  #pattern = null;
   #scroller = find("log-rows");
   #sizer = el("div", { class: "sizer", role: "presentation" });
   #detail = find("log-detail");
@@ -67,12 +68,19 @@ export class Log {
     this.#draw();
   }
 
-  #passes({ type, agent, run, id }) {
-    return `${type} ${agent ?? ""} ${run ?? ""} ${id}`.toLowerCase().includes(this.#filter);
+  #passes({ type, agent, run, id, json }) {
+    if (`${type} ${agent ?? ""} ${run ?? ""} ${id}`.toLowerCase().includes(this.#filter)) return true;
+    const at = json.indexOf('"data":');
+    if (at < 0) return false;
+    // Without a copy of the data, which may be large.
+    this.#pattern.lastIndex = at + 7;
+    return this.#pattern.test(json);
   }
 
   #setFilter(text) {
     this.#filter = text.trim().toLowerCase();
+    // As it stands in JSON: quotes, for one, have a stroke before them there.
+    this.#pattern = new RegExp(JSON.stringify(this.#filter).slice(1, -1).replaceAll(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "gi");
     this.#rows = this.#filter === "" ? this.#entries : this.#entries.filter((entry) => this.#passes(entry));
     this.#stale = true;
     this.update();

@@ -166,6 +166,10 @@ function ask() {
 
 function frame() {
   asked = false;
+  // The stream waits for the session's first entry.
+  const nothing = live && ledger.last === null;
+  find("log-empty").hidden = !nothing;
+  find("conversation").dataset.nothing = nothing;
   const more = conversation.update(model);
   panel.update(model);
   log.update();

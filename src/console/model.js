@@ -41,6 +41,8 @@ export class Model {
     /** What a screen reader is told; what agents ask for, apart, for none of it may be left out. */
     this.news = [];
     this.asked = [];
+    /** No run is live: what is asked waits. */
+    this.idle = true;
     this.#streams = new Map();
     this.#consecutive = new Map();
     this.#tables = new Map();
@@ -143,6 +145,14 @@ export class Model {
       command.item = item(given, command);
       this.commands.set(name, command);
     }
+  }
+
+  /** Looks whether anybody is at work; what waits says so. Once a frame. */
+  settle() {
+    const idle = this.live().length === 0;
+    if (idle === this.idle) return;
+    this.idle = idle;
+    for (const command of this.commands.values()) if (command.outcome === null) this.dirty.add(command.item);
   }
 
   live() {

@@ -1,6 +1,6 @@
 // Runs with their state and lease, commands with their outcome, approvals that wait: what can be decided and stopped.
 
-import { approvalBody } from "./conversation.js";
+import { approvalBody, outcomeWords } from "./conversation.js";
 import { clock, el, find, hue, many, say } from "./dom.js";
 import { NOBODY, ended } from "./model.js";
 
@@ -106,7 +106,7 @@ export class Panel {
   #showCommands(model) {
     const newest = model.commands.size - COMMANDS_MAX;
     const commands = [...model.commands.values()].filter((command, at) => command.outcome === null || at >= newest).reverse();
-    sync(find("commands"), this.#commands, commands, ({ command }) => command, (command) => commandLine(command));
+    sync(find("commands"), this.#commands, commands, ({ command }) => command, (command) => commandLine(command, model));
     for (const command of commands) this.#commands.get(command.command).update();
     empty(find("commands"), commands.length, "Nothing was asked yet.");
   }
@@ -141,7 +141,7 @@ function remaining(of, now) {
   return `else ${of.onExpiry === "approve" ? "approved" : "denied"} in ${words}`;
 }
 
-function commandLine(command) {
+function commandLine(command, model) {
   const target = command.item.run ?? command.item.agent ?? "all";
   const decides = command.type === "decide" ? (command.data?.decision ?? "") : command.words;
   const outcome = el("span", { class: "outcome" });
@@ -155,8 +155,9 @@ function commandLine(command) {
     outcome,
   );
   const update = () => {
-    say(outcome, command.outcome ?? "waiting");
+    say(outcome, outcomeWords(command, model));
     outcome.dataset.outcome = command.outcome ?? "waiting";
+    outcome.dataset.idle = command.outcome === null && model.idle;
     outcome.title = command.reason ?? "";
   };
   return { element, update, tick() {} };

@@ -40,7 +40,7 @@ await run(async ({ open, api, session }) => {
     await rows.evaluate((element, share) => (element.scrollTop = element.scrollHeight * share), Math.abs(Math.sin(step)));
   }
   await page.keyboard.press("End");
-  await page.getByLabel("Filter by type, agent or run").fill("agent-3");
+  await page.getByLabel("Filter by type, agent, run or data").fill("agent-3");
   await page.getByText(`${(COUNT / 8).toLocaleString("en")} of 50,000`).waitFor();
 
   // Earlier messages come when they are wanted, in pieces.

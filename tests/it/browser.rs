@@ -102,6 +102,11 @@ async fn the_keyboard_stays_in_its_place_and_all_that_waits_is_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_there_is_said_and_what_is_there_is_found() {
+    shows("nobody_there.mjs", Backend::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_said_is_said_once() {
     shows("say_it_once.mjs", Backend::Memory).await;
 }
