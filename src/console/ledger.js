@@ -59,7 +59,7 @@ export class Ledger {
     if (cut) this.#n = begins === null ? seen : begins - 1;
     else this.#n = null;
     this.#miss(cut ? (missing ?? 0) : 1);
-    return { reason, seen, begins, missing };
+    return { reason, seen, missing };
   }
 
   /** A connection is tried again, `now` in ms. */
@@ -79,13 +79,13 @@ export class Ledger {
 }
 
 /** What was lost with a reset, in a sentence. */
-export function lossWords({ reason, seen, begins, missing }) {
+export function lossWords({ reason, seen, missing }) {
   const after = `After entry ${count(seen)}`;
-  if (missing === 0) return `${after} the log was trimmed up to where this page stood: nothing is missing.`;
-  if (missing !== null) return `${after}, ${many(missing, "entry is", "entries are")} missing: they were trimmed before they came here. The log now begins with entry ${count(begins)}.`;
-  if (reason === "trimmed") return `${after} all of the log was trimmed. How much is missing shows with the next entry.`;
-  if (reason === "deleted") return `${after} the session was gone: erased, expired, or lost with its gateway. What comes under its name is another log; what the old one had after that entry is not known.`;
-  return `${after} the log no longer holds what was seen here: it was replaced by another one, or by an older copy. What is missing is not known.`;
+  if (missing === 0) return `${after} the log was trimmed up to there: nothing is missing.`;
+  if (missing !== null) return `${after}, ${many(missing, "entry is", "entries are")} missing: trimmed before they came here.`;
+  if (reason === "trimmed") return `${after} all of the log was trimmed; the next entry tells how much is missing.`;
+  if (reason === "deleted") return `${after} the session was gone (erased, expired, or lost with its gateway). This is another log; what else the old one had is not known.`;
+  return `${after} the log no longer holds what was seen here (replaced by an older copy, or another log). What is missing is not known.`;
 }
 
 /** What a resume brought, in a sentence. */

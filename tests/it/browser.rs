@@ -107,6 +107,11 @@ async fn what_is_not_there_is_said_and_what_is_there_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn models_streams_are_messages() {
+    shows("models_streams.mjs", Backend::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_said_is_said_once() {
     shows("say_it_once.mjs", Backend::Memory).await;
 }
