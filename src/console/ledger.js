@@ -1,8 +1,6 @@
 // What a connection brought, counted. The `n` of an entry's id counts the lane's entries without holes, so whoever has the
 // ids can tell what is missing (a hole) and what came twice (a repeat), and need not believe anybody.
 
-import { count, many } from "./dom.js";
-
 /** An entry's id, `<ms>-<n>`. `null`: it is none. */
 export function parseId(text) {
   const found = /^(\d+)-(\d+)$/.exec(text);
@@ -44,7 +42,7 @@ export class Ledger {
   }
 
   /**
-   * The log was cut behind what is here, or is another one: what comes is counted anew. What was lost, for `lossWords`;
+   * The log was cut behind what is here, or is another one: what comes is counted anew. What was lost, for `tell.js`;
    * `null`: nothing had been seen, so nothing is.
    */
   reset({ reason, first = null }) {
@@ -76,20 +74,4 @@ export class Ledger {
     const { since, ...rest } = back;
     return { ...rest, took: now - since };
   }
-}
-
-/** What was lost with a reset, in a sentence. */
-export function lossWords({ reason, seen, missing }) {
-  const after = `After entry ${count(seen)}`;
-  if (missing === 0) return `${after} the log was trimmed up to there: nothing is missing.`;
-  if (missing !== null) return `${after}, ${many(missing, "entry is", "entries are")} missing: trimmed before they came here.`;
-  if (reason === "trimmed") return `${after} all of the log was trimmed; the next entry tells how much is missing.`;
-  if (reason === "deleted") return `${after} the session was gone (erased, expired, or lost with its gateway). This is another log; what else the old one had is not known.`;
-  return `${after} the log no longer holds what was seen here (replaced by an older copy, or another log). What is missing is not known.`;
-}
-
-/** What a resume brought, in a sentence. */
-export function resumeWords({ from, entries, gaps, duplicates, took }) {
-  const after = parseId(from ?? "")?.n ?? 0;
-  return `Back after entry ${after}: caught up ${many(entries, "entry", "entries")} in ${Math.round(took)} ms, ${many(gaps, "gap")}, ${many(duplicates, "duplicate")}.`;
 }

@@ -8,21 +8,18 @@ import { Connection } from "./connection.js";
 import { Conversation } from "./conversation.js";
 import { clock, count, el, find, forgetAgents, meet, pressedTwice, say } from "./dom.js";
 import { Lanes } from "./lanes.js";
-import { Ledger, lossWords, parseId, resumeWords } from "./ledger.js";
+import { Ledger, parseId } from "./ledger.js";
 import { Log } from "./log.js";
 import { Model } from "./model.js";
 import { Panel } from "./panel.js";
 import { Meter, Plots, forgetColours } from "./plots.js";
 import { tabs } from "./tabs.js";
+import { SPOKEN_MAX, lose, returned, speak, toast } from "./tell.js";
 
 /** While runs are live their leases are asked for this often; no log says them. */
 const STATE_MS = 4_000;
 /** The pause between two pictures of history that comes in. */
 const HURRY_MS = 400;
-/** Of what was lost, the newest so many are told in words; the counter has all. */
-const LOSSES_MAX = 3;
-/** What a screen reader is told; it reads what is added. */
-const SPOKEN_MAX = 20;
 
 const model = new Model();
 const meter = new Meter();
@@ -72,7 +69,7 @@ function entry(id, json) {
 function reset(told) {
   live = false;
   const loss = ledger.reset(told);
-  if (loss !== null) lose(lossWords(loss));
+  if (loss !== null) lose(loss);
   model.clear();
   known = 0;
   // An answer under way is about what was before.
@@ -85,13 +82,6 @@ function reset(told) {
   ask();
 }
 
-/** Says what was lost, and goes on saying it: whoever looks an hour later must see it, too. */
-function lose(words) {
-  const losses = find("losses");
-  losses.append(el("p", {}, el("time", {}, clock(Date.now())), ` ${words}`));
-  while (losses.childElementCount > LOSSES_MAX) losses.firstChild.remove();
-}
-
 function caughtUp() {
   live = true;
   // History is no news.
@@ -99,7 +89,7 @@ function caughtUp() {
   model.asked.length = 0;
   if (ledger.last !== null) refresh();
   const back = ledger.caughtUp(performance.now());
-  if (back !== null) say(find("resume"), resumeWords(back));
+  if (back !== null) returned(back);
   ask();
 }
 
@@ -187,13 +177,6 @@ function frame() {
   if (live) speak([...model.asked.splice(0), ...model.news.splice(0)]);
   if (more) ask();
   targets();
-}
-
-/** Each is added, and what was said before stays for a while: it may not have been read out yet. */
-function speak(news) {
-  const spoken = find("spoken");
-  spoken.append(...news.map((words) => el("p", {}, words)));
-  while (spoken.childElementCount > SPOKEN_MAX) spoken.firstChild.remove();
 }
 
 setInterval(() => {
@@ -332,20 +315,6 @@ document.addEventListener("visibilitychange", () => {
 
 const narrow = matchMedia("(max-width: 1099px)");
 const showTab = tabs(narrow);
-
-let fading = null;
-
-function toast(words, tone = "bad") {
-  const box = find("toast");
-  box.hidden = false;
-  box.dataset.tone = tone;
-  say(box, words);
-  clearTimeout(fading);
-  fading = setTimeout(() => {
-    box.hidden = true;
-    box.textContent = "";
-  }, tone === "good" ? 2_500 : 8_000);
-}
 
 const RECENT = "moorline.sessions";
 

@@ -6,6 +6,8 @@
 //   OpenAI, Responses        {"type":"response.output_text.delta","item_id":"m1","delta":"Hel"}
 //   Anthropic                {"type":"content_block_delta","delta":{"type":"text_delta","text":"Hel"}}
 
+import { text } from "./plain.js";
+
 /** The text that an event adds to a message. `null`: it adds none. */
 export function streamed(type, data) {
   const delta = data?.choices?.[0]?.delta ?? data?.delta;
@@ -47,10 +49,6 @@ function chunkFrame({ choices }) {
   const said = Object.entries(choice?.delta ?? {}).some(([name, value]) => name !== "role" && value !== null && value !== "");
   if (said) return null;
   return choice === undefined || choice.finish_reason ? "end" : "begin";
-}
-
-function text(value) {
-  return typeof value === "string" ? value : null;
 }
 
 function textIn(value) {

@@ -53,11 +53,13 @@ const ASSETS: &[Asset] = &[
     asset!("markdown.js", JS),
     asset!("model.js", JS),
     asset!("panel.js", JS),
+    asset!("plain.js", JS),
     asset!("plots.js", JS),
     asset!("prose.js", JS),
     asset!("sse.js", JS),
     asset!("streams.js", JS),
     asset!("tabs.js", JS),
+    asset!("tell.js", JS),
     asset!("theme.js", JS),
 ];
 

@@ -9,8 +9,8 @@ await run(async ({ open }) => {
       const [a, b] = [JSON.stringify(found), JSON.stringify(wanted)];
       if (a !== b) throw new Error(`${what}: ${a} instead of ${b}`);
     };
-    const [{ Decoder }, { Ledger, lossWords, parseId, resumeWords }, { Blocks, inline }, { Model }, { Connection }, { shown }] = await Promise.all(
-      ["sse", "ledger", "markdown", "model", "connection", "panel"].map((name) => import(`/console/${name}.js`)),
+    const [{ Decoder }, { Ledger, parseId }, { Blocks, inline }, { Model }, { Connection }, { shown }, { lossWords, resumeWords }] = await Promise.all(
+      ["sse", "ledger", "markdown", "model", "connection", "panel", "tell"].map((name) => import(`/console/${name}.js`)),
     );
     let seed = 12_345;
     const random = (below) => {
