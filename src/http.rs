@@ -38,6 +38,7 @@ mod server;
 mod sessions;
 mod socket;
 mod stream;
+mod watch;
 
 pub use auth::Needs;
 pub use cors::{BadCors, layer as cors};

@@ -9,12 +9,14 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http_body::Frame;
 use http_body_util::BodyExt;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use crate::{
     event::{BadEvent, Defaults, Event},
-    id::{EntryId, Name},
+    id::{EntryId, Ms, Name},
     quota::Account,
     rules::{Action, Append, Reply, RunView},
     sse::decode::{DecodeError, Decoder},
@@ -26,6 +28,13 @@ use crate::{
 const APPEND_EVENTS: usize = 500;
 /// Bytes taken from a streaming body before what came is appended.
 const APPEND_BYTES: usize = 256 * 1024;
+/// What has arrived when a body is to be answered early lies with the system and is read piece by piece: until none has come
+/// for so long, …
+const LAST_GAP: Duration = Duration::from_millis(20);
+/// … or for so long in all, …
+const LAST_TIME: Duration = Duration::from_millis(200);
+/// … or as much has come as the system takes at most before it is read.
+const LAST_BYTES: usize = 2 * crate::RECEIVE_BUFFER as usize;
 
 /// One event or an array of at most `most`.
 pub fn events(json: &str, defaults: &Defaults, event_bytes: usize, most: usize) -> Result<Vec<Event>, BadBatch> {
@@ -221,6 +230,8 @@ pub struct Progress {
     pub last: Option<EntryId>,
     /// The runs that are asked to stop, as the last append saw it.
     pub stopping: Vec<RunView>,
+    /// When the request last wrote to the session, in the session's time.
+    pub wrote: Option<Ms>,
 }
 
 /// How far a streaming body was read.
@@ -258,6 +269,31 @@ impl From<WriteError> for Stopped {
     }
 }
 
+type NextFrame = Option<Result<Frame<Bytes>, axum::Error>>;
+
+/// A body that is to be answered early. What has arrived is still taken: an agent that is asked to stop may have said its last
+/// word.
+struct LastWord {
+    why: Result<Read, Stopped>,
+    until: Instant,
+    bytes: usize,
+}
+
+impl LastWord {
+    fn of(why: Result<Read, Stopped>) -> Self {
+        LastWord { why, until: Instant::now() + LAST_TIME, bytes: 0 }
+    }
+
+    /// More of what has arrived; nothing where that was all.
+    async fn frame(&self, body: &mut Body) -> Option<NextFrame> {
+        if self.bytes >= LAST_BYTES {
+            return None;
+        }
+        let until = self.until.min(Instant::now() + LAST_GAP);
+        tokio::time::timeout_at(until, body.frame()).await.ok()
+    }
+}
+
 /// Appends a streaming body's events as they come.
 pub struct Ingest {
     /// Where they go.
@@ -289,25 +325,22 @@ impl Ingest {
         progress: &mut Progress,
     ) -> Result<Read, Stopped> {
         tokio::pin!(until);
-        let (mut ended, mut early) = (false, None);
-        while !ended && early.is_none() {
-            let silence = if splitter.mid_event() { self.timeout } else { Duration::from_secs(365 * 86_400) };
-            let account = self.account.clone();
-            let frame = async {
-                if let Some(account) = account {
-                    account.paid().await;
-                }
-                tokio::time::timeout(silence, body.frame()).await
+        let mut last_word: Option<LastWord> = None;
+        loop {
+            let first = match &last_word {
+                Some(last_word) => match last_word.frame(body).await {
+                    Some(frame) => frame,
+                    None => break,
+                },
+                None => tokio::select! {
+                    frame = self.frame(body, splitter.mid_event()) => frame?,
+                    why = &mut until => {
+                        last_word = Some(LastWord::of(why));
+                        continue;
+                    }
+                },
             };
-            let first = tokio::select! {
-                frame = frame => Some(frame.map_err(|_| Stopped::TimedOut)?),
-                why = &mut until => {
-                    // What has arrived is still taken: an agent that is asked to stop may have said its last word.
-                    early = Some(why);
-                    body.frame().now_or_never()
-                }
-            };
-            let (mut next, mut bytes, mut bad) = (first, 0, None);
+            let (mut next, mut bytes, mut bad, mut ended) = (Some(first), 0, None, false);
             // Whatever else has already arrived joins the same append.
             while let Some(frame) = next {
                 match frame {
@@ -333,8 +366,24 @@ impl Ingest {
             if let Some(bad) = bad {
                 return Err(Stopped::Bad(bad));
             }
+            if ended {
+                return Ok(Read::Whole);
+            }
+            if let Some(last_word) = &mut last_word {
+                last_word.bytes += bytes;
+            }
         }
-        if ended { Ok(Read::Whole) } else { early.unwrap_or(Ok(Read::Early)) }
+        last_word.map_or(Ok(Read::Early), |last_word| last_word.why)
+    }
+
+    /// What comes next, as soon as it may.
+    async fn frame(&self, body: &mut Body, mid_event: bool) -> Result<NextFrame, Stopped> {
+        const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+        if let Some(account) = &self.account {
+            account.paid().await;
+        }
+        let silence = if mid_event { self.timeout } else { FOR_EVER };
+        tokio::time::timeout(silence, body.frame()).await.map_err(|_| Stopped::TimedOut)
     }
 
     async fn append(&mut self, splitter: &mut Splitter, progress: &mut Progress) -> Result<(), Stopped> {
@@ -359,10 +408,9 @@ impl Ingest {
                     account.more(events.len() - prepaid);
                 }
                 let run = self.reading.defaults.run.clone();
-                let (attempt, producer, goes_on) = (self.attempt, self.producer.clone(), progress.appended > 0);
-                let append = Append { events, run, attempt, producer, goes_on };
+                let append = Append { events, run, attempt: self.attempt, producer: self.producer.clone() };
                 let received = self.producer.as_ref().map(|producer| producer.seq);
-                let done = self.writers.act(&self.session, Action::Append(append)).await;
+                let done = self.writers.go_on(&self.session, Action::Append(append), progress.wrote).await;
                 let done = done.map_err(|error| Stopped::Write { error, received })?;
                 if let Some(producer) = &mut self.producer {
                     producer.seq += count;
@@ -386,6 +434,7 @@ impl Progress {
             self.appended += done.ids.len();
         }
         self.last = done.ids.last().copied().or(self.last);
+        self.wrote = self.last.map(|last| last.ms).or(self.wrote);
         if let Reply::Appended(stopping) = done.reply {
             self.stopping = stopping;
         }

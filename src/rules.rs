@@ -83,8 +83,6 @@ pub struct Append {
     pub attempt: Option<u32>,
     /// Makes the events idempotent.
     pub producer: Option<Producer>,
-    /// The request has appended before. It does not bring back a session that was deleted meanwhile.
-    pub goes_on: bool,
 }
 
 /// What an accepted action answers, apart from the ids of what it appended.

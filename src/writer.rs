@@ -35,7 +35,7 @@ const QUEUE_MAX: usize = 4096;
 /// How often a commit is decided anew before the session counts as too contended.
 const ATTEMPTS: usize = 64;
 /// How far the time that new deadlines are made with may be from the store's, in milliseconds.
-const CLOCK_TOLERANCE: Ms = 1_000;
+const CLOCK_TOLERANCE: Ms = 250;
 /// A commit that fails after so long has waited for the store in vain; one that fails sooner was told.
 const SLOW: Duration = Duration::from_millis(200);
 /// Writers that nobody used for so long are dropped, and with them their copy of the control state.
@@ -101,13 +101,41 @@ struct State {
 /// What the writer believes the session to be.
 struct Known {
     version: Option<Version>,
+    /// When the session came to be, if there is one.
+    created: Option<Ms>,
     control: Control,
-    /// The session's time when it was last heard of.
-    heard: (Ms, Instant),
+    heard: Heard,
+}
+
+/// The session's time as the store last told it, and when it was asked and had answered: in between the store looked at its
+/// clock.
+#[derive(Clone, Copy)]
+struct Heard {
+    time: Ms,
+    asked: Instant,
+    answered: Instant,
+}
+
+impl Heard {
+    fn now(time: Ms, asked: Instant) -> Self {
+        Heard { time, asked, answered: Instant::now() }
+    }
+
+    /// The time that it is now at least: what is due by it is due.
+    fn least(&self) -> Ms {
+        self.time + self.answered.elapsed().as_millis() as Ms
+    }
+
+    /// The time that it is now at most: a deadline reckoned from it does not come too early.
+    fn most(&self) -> Ms {
+        self.time + self.asked.elapsed().as_millis() as Ms
+    }
 }
 
 struct Waiting {
     action: Action,
+    /// When the request to which it belongs has written before: it is for the session that was there then.
+    wrote: Option<Ms>,
     done: oneshot::Sender<Result<Done, WriteError>>,
 }
 
@@ -122,16 +150,27 @@ impl Writers {
 
     /// Does one thing to a session. Once polled, it is done even if the caller goes away.
     pub async fn act(self: &Arc<Self>, session: &Name, action: Action) -> Result<Done, WriteError> {
+        self.go_on(session, action, None).await
+    }
+
+    /// The same for a request that has written to the session before, at this time of the session. If it is another one by
+    /// now, or none, the request is refused.
+    pub async fn go_on(
+        self: &Arc<Self>,
+        session: &Name,
+        action: Action,
+        wrote: Option<Ms>,
+    ) -> Result<Done, WriteError> {
         if !matches!(action, Action::Append(_)) {
-            return self.queue(session, action).await;
+            return self.queue(session, action, wrote).await;
         }
         let since = std::time::Instant::now();
-        let answer = self.queue(session, action).await;
+        let answer = self.queue(session, action, wrote).await;
         METRICS.append(appended(&answer), since);
         answer
     }
 
-    async fn queue(self: &Arc<Self>, session: &Name, action: Action) -> Result<Done, WriteError> {
+    async fn queue(self: &Arc<Self>, session: &Name, action: Action, wrote: Option<Ms>) -> Result<Done, WriteError> {
         let (done, answer) = oneshot::channel();
         let numbered = match &action {
             Action::Append(append) => append.producer.clone().map(|producer| (producer, append.events.len())),
@@ -147,7 +186,7 @@ impl Writers {
             if state.queue.len() >= QUEUE_MAX {
                 return Err(WriteError::Overloaded);
             }
-            state.queue.push_back(Waiting { action, done });
+            state.queue.push_back(Waiting { action, wrote, done });
             let idle = !std::mem::replace(&mut state.running, true);
             idle.then(|| Work::new(self.clone().run(writer.clone())))
         };
@@ -209,14 +248,14 @@ impl Writers {
             match self.store.commit(&writer.session, &decided.commit).await {
                 Ok(Outcome::Committed { now, parts }) => {
                     METRICS.committed(&decided.commit, &parts);
-                    copy.settle(&decided, now, &parts);
+                    copy.settle(&decided, Heard::now(now, asked), &parts);
                     let sure = decided.renews_as_decided(&parts);
                     answer(batch, decided, &mut copy.control, now, parts);
                     return sure.then_some(copy);
                 }
                 Ok(Outcome::Conflict(snapshot)) => {
                     METRICS.conflicts.add(1);
-                    match Known::read(&snapshot, self.limits) {
+                    match Known::read(&snapshot, asked, self.limits) {
                         Ok(current) => copy = current,
                         Err(error) => return fail(batch, error),
                     }
@@ -329,31 +368,31 @@ impl Known {
     fn absent(limits: Limits) -> Self {
         // Our own clock stands in until the store has told its own; nothing is due in a session that does not exist.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as Ms);
-        Known { version: None, control: Control::new(limits), heard: (now, Instant::now()) }
+        Known { version: None, created: None, control: Control::new(limits), heard: Heard::now(now, Instant::now()) }
     }
 
-    fn read(snapshot: &Snapshot, limits: Limits) -> Result<Self, StoreError> {
-        let heard = (snapshot.now, Instant::now());
+    fn read(snapshot: &Snapshot, asked: Instant, limits: Limits) -> Result<Self, StoreError> {
+        let heard = Heard::now(snapshot.now, asked);
         Ok(match &snapshot.state {
-            Some(state) => {
-                Known { version: Some(state.version.clone()), control: Control::read(state, limits)?, heard }
-            }
+            Some(state) => Known {
+                version: Some(state.version.clone()),
+                created: Some(state.created),
+                control: Control::read(state, limits)?,
+                heard,
+            },
             None => Known { heard, ..Known::absent(limits) },
         })
     }
 
-    fn now(&self) -> Ms {
-        self.heard.0 + self.heard.1.elapsed().as_millis() as Ms
-    }
-
     /// The commit happened.
-    fn settle(&mut self, decided: &Decided, now: Ms, parts: &[Parted]) {
-        self.heard = (now, Instant::now());
-        let commit = &decided.commit;
+    fn settle(&mut self, decided: &Decided, heard: Heard, parts: &[Parted]) {
+        self.heard = heard;
+        let (commit, now) = (&decided.commit, heard.time);
         let changed = !commit.changes.is_empty() || commit.closes;
         // Parts that were all refused have not brought a session into being.
         let begun = self.version.is_none() && parts.iter().any(|part| matches!(part, Parted::Appended { .. }));
         if changed || begun {
+            self.created = self.created.or(Some(now));
             self.version = commit.version.clone();
         }
         let commands = commit.parts.iter().zip(parts).filter(|(part, _)| !part.commands.is_empty());
@@ -389,9 +428,9 @@ impl Decided {
 }
 
 fn decide(copy: &mut Known, batch: &[Waiting], versions: &Versions) -> Decided {
-    let now = copy.now();
+    let (least, most) = (copy.heard.least(), copy.heard.most());
     let mut effects = Effects::default();
-    rules::judge(&mut copy.control, now, &mut effects);
+    rules::judge(&mut copy.control, least, &mut effects);
     // The first deadline that has been judged as not passed. Those that the actions add are no part of the judgement:
     // when they pass, before this commit or after, is judged at the next touch.
     let before = copy.control.next_due().map_or(Ms::MAX, |(at, _)| at);
@@ -399,23 +438,23 @@ fn decide(copy: &mut Known, batch: &[Waiting], versions: &Versions) -> Decided {
     for waiting in batch {
         let parts = effects.parts.len();
         let verdict = match &waiting.action {
-            // That would bring it into being, closed.
-            Action::Close if copy.version.is_none() && parts == 0 => Err(Refusal::UnknownSession),
-            Action::Append(append) if append.goes_on && copy.version.is_none() && parts == 0 => {
+            _ if waiting.wrote.is_some_and(|wrote| copy.created.is_none_or(|created| created > wrote)) => {
                 Err(Refusal::SessionGone)
             }
-            action => rules::apply(&mut copy.control, now, action, &mut effects),
+            // That would bring it into being, closed.
+            Action::Close if copy.version.is_none() && parts == 0 => Err(Refusal::UnknownSession),
+            action => rules::apply(&mut copy.control, most, action, &mut effects),
         };
         verdicts.push((verdict, (effects.parts.len() > parts).then_some(parts)));
     }
     let changes = copy.control.take_changes();
-    let not_before = if effects.judged { now } else { 0 };
+    let not_before = if effects.judged { least } else { 0 };
     let mut window = Window { not_before, before: before.min(effects.before) };
     if !changes.is_empty() {
         // Records carry deadlines, made with a time that is only reckoned (or even our own clock's, where the store
         // has not told its own yet). If that is wrong, the store says so.
-        window.not_before = window.not_before.max(now.saturating_sub(CLOCK_TOLERANCE));
-        window.before = window.before.min(now.saturating_add(CLOCK_TOLERANCE));
+        window.not_before = window.not_before.max(least.saturating_sub(CLOCK_TOLERANCE));
+        window.before = window.before.min(most.saturating_add(CLOCK_TOLERANCE));
     }
     let needed = copy.version.is_none() || effects.closes || !changes.is_empty();
     let commit = Commit {

@@ -15,15 +15,15 @@ use super::{
     auth::Caller,
     extract::{self, BodyKind, Names, Params},
     problem::producer_problem,
+    watch::Watch,
 };
 use crate::{
     event::{Defaults, Event},
-    hub::{Follower, Start, Update},
-    id::{EntryId, Lane, Name},
+    hub::Start,
+    id::{EntryId, Name},
     ingest::{self, BadBatch, BadStream, Ingest, Progress, Read, Reading, Splitter, Stopped},
     metrics::Cut,
     rules::{Action, Append, Refusal, Reply, RunView},
-    sse::Filter,
     store::{Producer, StoreError},
     writer::WriteError,
 };
@@ -98,7 +98,7 @@ impl Publication<'_> {
     pub async fn append(self, events: Vec<Event>, progress: &mut Progress) -> Result<Response, Problem> {
         let Publication { gateway, session, defaults, attempt, producer, .. } = self;
         let received = producer.as_ref().map(|producer| producer.seq);
-        let action = Action::Append(Append { events, run: defaults.run, attempt, producer, goes_on: false });
+        let action = Action::Append(Append { events, run: defaults.run, attempt, producer });
         let done = gateway.writers.act(session, action).await.map_err(|error| write_problem(error, received))?;
         (progress.appended, progress.last) = (done.ids.len(), done.ids.last().copied());
         let stopping = match &done.reply {
@@ -122,7 +122,16 @@ impl Publication<'_> {
         let event_bytes = gateway.limits.event_bytes;
         let splitter = if kind == BodyKind::Sse { Splitter::sse(event_bytes) } else { Splitter::lines() };
         // Before anything is read: a stop that comes with the first line must not go unnoticed.
-        let stopped = stopped(watch(gateway, session, defaults.run.as_ref(), since).await);
+        let watch = match &defaults.run {
+            Some(run) => Some(Watch::begin(gateway, session, run, *attempt, since).await),
+            None => None,
+        };
+        let stopped = async {
+            match watch {
+                Some(watch) => watch.stopped().await,
+                None => std::future::pending().await,
+            }
+        };
         let mut ingest = Ingest {
             writers: gateway.writers.clone(),
             session: (*session).clone(),
@@ -136,7 +145,7 @@ impl Publication<'_> {
         let turn = gateway.ending.turn();
         let until = async {
             tokio::select! {
-                () = stopped => Ok(Read::Early),
+                stopped = stopped => stopped,
                 // No success: the client has to send the rest elsewhere.
                 why = turn => Err(match why {
                     // (A token's end breaks the body itself.)
@@ -155,10 +164,10 @@ impl Publication<'_> {
         let Publication { gateway, session, caller, defaults, attempt, producer } = self;
         if let Some(run) = defaults.run.clone() {
             let heartbeat = Action::Heartbeat { run, attempt: *attempt, speaker: caller.agent().cloned() };
-            match gateway.writers.act(session, heartbeat).await.map(|done| done.reply) {
+            match gateway.writers.go_on(session, heartbeat, progress.wrote).await.map(|done| done.reply) {
                 Ok(Reply::Run(view)) => progress.stopping = vec![view],
                 // A label.
-                Err(WriteError::Refused(Refusal::UnknownRun(_))) => {}
+                Err(WriteError::Refused(Refusal::UnknownRun(_))) if attempt.is_none() => {}
                 Err(error) => return Err(stream_problem(error.into(), &progress)),
                 Ok(_) => {}
             }
@@ -213,35 +222,6 @@ impl<'a> More<'a> {
 fn answer(answer: impl Serialize, duplicate: bool) -> Response {
     let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
     (status, Json(answer)).into_response()
-}
-
-/// Follows the run of an endless body, from `since` on. Nothing for a body without one.
-async fn watch(gateway: &Gateway, session: &Name, run: Option<&Name>, since: Start) -> Option<(Follower, Filter)> {
-    // A stop may reach a run by its name, its agent, its parent or all at once, so it is the run's own events that tell.
-    let told = Filter {
-        runs: vec![run?.as_str().to_owned()],
-        types: vec!["run.stopping".into(), "run.ended".into()],
-        ..Default::default()
-    };
-    // Without the store there is nothing to be told; the body's own appends will find out.
-    let follower = gateway.hub.follow(session, Lane::Events, since).await.ok()?;
-    Some((follower, told))
-}
-
-/// Resolves when a run that is watched is asked to stop or has ended.
-async fn stopped(watched: Option<(Follower, Filter)>) {
-    let Some((mut follower, told)) = watched else { return std::future::pending().await };
-    loop {
-        match follower.next().await {
-            Ok(Update::Entries(items)) if items.iter().any(|item| told.wants(item.payload())) => return,
-            Ok(Update::History(page)) if page.iter().any(|entry| told.wants(&entry.payload)) => return,
-            // Closed before the body came: its own appends are told, or that they are stored already.
-            Ok(Update::CaughtUp(_)) if follower.at_end() => return std::future::pending().await,
-            Ok(Update::Closed) => return,
-            Ok(_) => {}
-            Err(_) => return std::future::pending().await,
-        }
-    }
 }
 
 /// The answer to a streaming body that was read to where it should be.

@@ -109,7 +109,7 @@ pub async fn body(
     let attempt = Some(view.attempt);
     let publication =
         Publication { gateway: &gateway, session: &session, caller: &caller, defaults, attempt, producer: None };
-    let mut progress = Progress::default();
+    let mut progress = Progress { wrote: started.ids.first().map(|id| id.ms), ..Progress::default() };
     let mut response = match whole {
         Some(events) => publication.append(events, &mut progress).await?,
         None => {
@@ -124,7 +124,7 @@ pub async fn body(
         }
     };
     let end = Action::End { run, attempt, status: EndStatus::Completed, reason: None, speaker };
-    let ended = gateway.writers.act(&session, end).await;
+    let ended = gateway.writers.go_on(&session, end, progress.wrote).await;
     ended.map_err(|error| stream_problem(error.into(), &progress))?;
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)

@@ -19,6 +19,9 @@ use crate::{
     writer::WriteError,
 };
 
+/// How often a session is looked at for one answer.
+const LOOKS: usize = 8;
+
 /// A session as it is now: what is due has been judged.
 pub(super) struct Current {
     now: Ms,
@@ -35,11 +38,14 @@ pub(super) async fn current(gateway: &Gateway, session: &Name) -> Result<Current
         let control = Control::read(&state, Default::default())?;
         Ok::<_, Problem>(Current { now: snapshot.now, lanes, state, control })
     };
-    let mut current = look().await?;
-    if current.control.next_due().is_none_or(|(at, _)| at > current.now) {
-        return Ok(current);
+    // More comes due while what was due is judged; not without end.
+    for _ in 0..LOOKS {
+        let mut current = look().await?;
+        if current.control.next_due().is_none_or(|(at, _)| at > current.now) {
+            return Ok(current);
+        }
+        gateway.writers.act(session, Action::Tick).await?;
     }
-    gateway.writers.act(session, Action::Tick).await?;
     look().await
 }
 

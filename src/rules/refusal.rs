@@ -13,7 +13,7 @@ pub enum Refusal {
     /// There is no session to close.
     #[error("there is no such session")]
     UnknownSession,
-    /// The session that the request has appended to is no more.
+    /// The session that the request has written to is no more. There may be another one of its name.
     #[error("the session is gone: it was deleted, or has expired, since this request began; a new one begins it anew")]
     SessionGone,
     /// No such run was started.

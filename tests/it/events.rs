@@ -5,6 +5,7 @@ mod endings;
 mod pages;
 mod producers;
 mod streams;
+mod watched;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -36,6 +37,11 @@ impl Endless {
 
     async fn piece(&self, text: impl Into<String>) {
         self.pieces.send(text.into()).await.expect("a request under way");
+    }
+
+    /// A piece for a request that may have been answered by now.
+    async fn piece_if_taken(&self, text: impl Into<String>) {
+        self.pieces.send(text.into()).await.unwrap_or_default();
     }
 
     async fn end(self) -> Answer {

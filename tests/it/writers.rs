@@ -13,14 +13,14 @@ use futures_util::{FutureExt, future::join_all};
 use moorline::{
     event::{Defaults, Event},
     id::{Lane, Name},
-    rules::{Action, Append, Limits},
+    rules::{Action, Append, CommandRequest, Control, Limits},
     store::{
         Commit, Outcome, Page, ProducerState, ReadFrom, Retention, Stat, Store, StoreError, Subscription, Tail,
         memory::MemoryStore,
     },
     writer::{WriteError, Writers},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 /// A store that commits when it is let.
 struct Gated {
@@ -175,4 +175,85 @@ async fn what_waits_behind_a_store_that_is_away_does_not_wait_for_a_row_of_failu
         assert!(matches!(answer, Err(WriteError::Store(StoreError::Unavailable(_)))), "{answer:?}");
     }
     assert_eq!(store.asked.load(SeqCst), 1);
+}
+
+/// A store whose answers take their time.
+struct Distant {
+    store: MemoryStore,
+    way: Duration,
+}
+
+impl Distant {
+    fn new(way: Duration) -> Arc<Self> {
+        let began = Instant::now();
+        let clock = move || 1_000_000 + began.elapsed().as_millis() as u64;
+        Arc::new(Distant { store: MemoryStore::with_clock(Retention::default(), Arc::new(clock)), way })
+    }
+}
+
+#[async_trait]
+impl Store for Distant {
+    async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
+        let outcome = self.store.commit(session, commit).await;
+        tokio::time::sleep(self.way).await;
+        outcome
+    }
+
+    async fn read(&self, session: &Name, lane: Lane, from: ReadFrom, limit: usize) -> Result<Page, StoreError> {
+        self.store.read(session, lane, from, limit).await
+    }
+
+    async fn stat(&self, session: &Name) -> Result<Option<Stat>, StoreError> {
+        self.store.stat(session).await
+    }
+
+    async fn producer(&self, session: &Name, producer: &Name) -> Result<Option<ProducerState>, StoreError> {
+        self.store.producer(session, producer).await
+    }
+
+    async fn delete(&self, session: &Name) -> Result<bool, StoreError> {
+        self.store.delete(session).await
+    }
+
+    async fn subscribe(&self, session: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError> {
+        self.store.subscribe(session, tail).await
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn kind(&self) -> &'static str {
+        "distant"
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_does_not_come_too_early_however_late_the_store_answers() {
+    let way = Duration::from_millis(900);
+    let store = Distant::new(way);
+    let writers = Writers::new(store.clone(), Limits::default());
+    let session: Name = "s".parse().unwrap();
+    let command = |id: &str| {
+        Action::Command(CommandRequest {
+            id: id.parse().unwrap(),
+            kind: "steer".into(),
+            agent: None,
+            run: None,
+            data: None,
+            ttl_ms: Some(5_000),
+            grace_ms: None,
+            tree: false,
+            decision: None,
+            by: None,
+            traceparent: None,
+        })
+    };
+    for id in ["c1", "c2", "c3"] {
+        let entry = writers.act(&session, command(id)).await.unwrap().ids[0];
+        let state = store.stat(&session).await.unwrap().unwrap().snapshot.state.unwrap();
+        let control = Control::read(&state, Limits::default()).unwrap();
+        let lives = control.command(&id.parse().unwrap()).unwrap().expires.unwrap() - entry.ms;
+        assert!((5_000..=5_000 + 2 * way.as_millis() as u64).contains(&lives), "{id}: {lives} ms");
+    }
 }
