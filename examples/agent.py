@@ -3,8 +3,8 @@
 
     examples/agent.py SESSION RUN [--words 50] [--pause 0.1]        MOORLINE_URL and MOORLINE_TOKEN: where, and as whom;
                                                                     MOORLINE_TOKEN_FILE: a file that always has a fresh one
-    moorline tail SESSION                                           watch it
-    moorline command SESSION steer --run RUN --data '"the sea"'     turn it in another direction
+    moorline tail SESSION                                           watch it; turn it in another direction:
+    moorline command SESSION steer --run RUN --data '{"text":"the sea"}'
     moorline command SESSION stop --run RUN                         stop it
 
 What an agent owes its users:
@@ -60,6 +60,9 @@ def request(method, path, body=None, headers=(), timeout=30.0, accept="applicati
     opened = urllib.request.Request(f"{URL}/v1/sessions/{path}", data, headers, method=method)
     try:
         return urllib.request.urlopen(opened, timeout=timeout)
+    except http.client.InvalidURL as error:
+        # An HTTPException, but no outage: it would be wrong for ever.
+        raise Refused({"detail": f"MOORLINE_URL {URL!r}: {error}"}) from None
     except urllib.error.HTTPError as error:
         if error.code >= 500 or error.code in (408, 425, 429):
             raise ConnectionError(f"{error.code} {error.reason}") from error
@@ -92,14 +95,22 @@ def call(method, path, body=None, headers=()):
             pause = min(pause * 2, 5.0)
 
 
+def text_of(data):
+    """What a command says: `{"text": …}`, as the console sends it; a plain string will do, too. None: it says nothing."""
+    text = data.get("text") if isinstance(data, dict) else data
+    return text if isinstance(text, str) else None
+
+
 def note(text):
     print("agent:", text, file=sys.stderr, flush=True)
 
 
 class Agent:
     def __init__(self, session, run, lease_ms):
-        self.session, self.run, self.lease_ms = session, run, lease_ms
+        # The gateway says what is wrong with a name; it must reach it as it is.
+        self.session, self.run, self.lease_ms = urllib.parse.quote(session, safe=""), run, lease_ms
         self.topic = "the harbour"  # what the words are about; a steer changes it
+        self.messages = 1  # deltas of one `id` are one message: what comes after a steer is another one, below it
         self.orders = queue.Queue()  # commands, and the error that ended a thread
         self.next_seq = 0
         self.over = threading.Event()
@@ -193,10 +204,11 @@ class Agent:
         # Without a run or an agent a command is for all of them.
         if kind == "decide" or command.get("run", self.run) != self.run or command.get("agent", NAME) != NAME:
             return None
-        if kind == "steer" and isinstance(command.get("data"), str):
-            self.topic, outcome = command["data"], {"outcome": "consumed"}
+        text = text_of(command.get("data"))
+        if kind in ("steer", "message") and text is not None:
+            self.topic, self.messages, outcome = text, self.messages + 1, {"outcome": "consumed"}
         else:
-            outcome = {"outcome": "rejected", "reason": "this agent only knows stop, and steer with a text"}
+            outcome = {"outcome": "rejected", "reason": 'this agent knows stop, and steer or message with {"text": …}'}
         headers = {"Run-Attempt": self.attempt}
         # What we do continues the trace of whoever asked. Give it to your model's calls, too.
         if "traceparent" in command:
@@ -213,7 +225,11 @@ class Agent:
         """The work itself: here a model that says a word now and then."""
         for n in range(1, words + 1):
             self.think(pause)
-            self.say("text-delta", {"delta": f"{self.topic} {n}. "})
+            self.delta(f"{self.topic} {n}. ")
+
+    def delta(self, text):
+        """Says a part of the message that it is at."""
+        self.say("text-delta", {"id": f"{self.attempt}-{self.messages}", "delta": text})
 
     def think(self, seconds):
         """Waits for the model, and meanwhile does as it is told."""
@@ -236,8 +252,9 @@ class Agent:
             call("POST", f"{self.session}/runs/{self.run}/end", body)
         except Refused as refused:
             # It has ended without us: the grace was over, the lease was, another process took over; or the first of
-            # two requests had arrived. There is nothing left to say, and nothing that we send would be taken.
-            if refused.code not in ("run_ended", "stale_attempt", "session_closed"):
+            # two requests had arrived; or the session is closed, or gone. There is nothing left to say, and nothing
+            # that we send would be taken.
+            if refused.code not in ("run_ended", "stale_attempt", "session_closed", "unknown_run", "unknown_session"):
                 raise
             note(refused)
 
@@ -248,8 +265,10 @@ def main():
     parser.add_argument("run")
     parser.add_argument("--words", type=int, default=50)
     parser.add_argument("--pause", type=float, default=0.1, metavar="SECONDS")
-    parser.add_argument("--lease-ms", type=int, default=3000)
+    parser.add_argument("--lease-ms", type=int, default=10000)
     arguments = parser.parse_args()
+    if not URL.startswith(("http://", "https://")):
+        parser.error(f"MOORLINE_URL {URL!r} is no address of a gateway, as http://127.0.0.1:4770")
 
     agent = Agent(arguments.session, arguments.run, arguments.lease_ms)
     try:
@@ -266,7 +285,7 @@ def main():
     except Stopped:
         # The grace is for this: a last word, and an end in our own name.
         try:
-            agent.say("text-delta", {"delta": "(stopped)"})
+            agent.delta("(stopped)")
         except (Stopped, Refused):
             pass
         agent.end("cancelled", "asked to stop")

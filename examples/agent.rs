@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! cargo run --example agent -- SESSION RUN [WORDS] [PAUSE_MS]     MOORLINE_URL, MOORLINE_TOKEN say where and as whom
-//! moorline tail SESSION                                           watch it
-//! moorline command SESSION steer --run RUN --data '"the sea"'     turn it in another direction
+//! moorline tail SESSION                                           watch it; turn it in another direction:
+//! moorline command SESSION steer --run RUN --data '{"text":"the sea"}'
 //! moorline command SESSION stop --run RUN                         stop it
 //! ```
 //!
@@ -17,7 +17,7 @@
 //! 4. **Report outcomes**, so that whoever asked for something learns what became of it. A stop needs no report: it is
 //!    done when the run has ended.
 
-use std::{env, error::Error, time::Duration};
+use std::{env, error::Error, process::ExitCode, time::Duration};
 
 use moorline::{
     client::{Client, Entry, Follow, FollowOptions, Outcome, Producer, RunEnd, Speaker, StartRun, Update},
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use tokio::time::{interval, sleep};
 
 /// The silence after which this agent counts as dead. Renewed by everything it sends, and by heartbeats in between.
-const LEASE: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_secs(10);
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
@@ -54,6 +54,8 @@ struct Agent {
     events: Producer,
     /// What the words are about; a steer changes it.
     topic: String,
+    /// Deltas of one `id` are one message: what comes after a steer is another one, below it.
+    messages: u32,
 }
 
 /// Whether to go on.
@@ -63,7 +65,17 @@ enum Stand {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agent: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [session, run, options @ ..] = &arguments[..] else {
         return Err("usage: agent SESSION RUN [WORDS] [PAUSE_MS]".into());
@@ -73,7 +85,8 @@ async fn main() -> Result<()> {
     let url = env::var("MOORLINE_URL").unwrap_or("http://127.0.0.1:4770".into());
     let client = Client::new(&url, env::var("MOORLINE_TOKEN").ok())?;
 
-    let (mut agent, mut commands) = match Agent::start(client, session.parse()?, run.parse()?).await? {
+    let name = |text: &String| text.parse::<Name>().map_err(|why| format!("{text:?} is no name: it {why}"));
+    let (mut agent, mut commands) = match Agent::start(client, name(session)?, name(run)?).await? {
         Some(started) => started,
         None => {
             eprintln!("agent: the run was stopped before it started");
@@ -86,18 +99,18 @@ async fn main() -> Result<()> {
         Ok(Stand::Stopping) => {
             // The grace is for this: the last word, and an end in our own name.
             // Too late is no failure.
-            let _ = agent.say("text-delta", json!({"delta": "(stopped)"})).await;
+            let _ = agent.delta("(stopped)").await;
             (RunEnd::Cancelled, Some("asked to stop".to_owned()))
         }
         Err(error) => (RunEnd::Failed, Some(error.to_string())),
     };
     eprintln!("agent: {end:?} {}", reason.as_deref().unwrap_or(""));
-    // It may have ended without us: the grace was over, the lease was, another process took over. Then there is
-    // nothing left to say, and nothing that we send would be taken.
+    // It may have ended without us: the grace was over, the lease was, another process took over; or the session is
+    // closed, or gone. Then there is nothing left to say, and nothing that we send would be taken.
+    let without_us =
+        |code| matches!(code, "run_ended" | "stale_attempt" | "session_closed" | "unknown_run" | "unknown_session");
     match agent.client.end_run(&agent.session, &agent.run, agent.attempt, end, reason.as_deref()).await {
-        Err(error) if matches!(error.code(), Some("run_ended" | "stale_attempt" | "session_closed")) => {
-            eprintln!("agent: {error}")
-        }
+        Err(error) if error.code().is_some_and(without_us) => eprintln!("agent: {error}"),
         ended => drop(ended?),
     }
     Ok(())
@@ -117,7 +130,8 @@ impl Agent {
         let speaker = Speaker { agent: Some(name.clone()), run: Some(run.clone()) };
         let events = client.producer(&session, speaker).attempt(started.attempt);
         let attempt = started.attempt;
-        let mut agent = Agent { client, session, name, run, attempt, events, topic: "the harbour".into() };
+        let topic = "the harbour".into();
+        let mut agent = Agent { client, session, name, run, attempt, events, topic, messages: 1 };
 
         // First what has been asked and not been done (by the attempt before us, say), then what comes after it.
         let pending = agent.client.pending_commands(&agent.session).await?;
@@ -138,7 +152,7 @@ impl Agent {
             let stand = tokio::select! {
                 () = sleep(pause) => {
                     said += 1;
-                    self.say("text-delta", json!({"delta": format!("{} {said}. ", self.topic)})).await?
+                    self.delta(&format!("{} {said}. ", self.topic)).await?
                 }
                 _ = heartbeat.tick() => self.ask().await?,
                 update = commands.next() => match update.transpose()? {
@@ -153,6 +167,12 @@ impl Agent {
             }
         }
         Ok(Stand::Running)
+    }
+
+    /// Says a part of the message that it is at.
+    async fn delta(&mut self, text: &str) -> Result<Stand> {
+        let id = format!("{}-{}", self.attempt, self.messages);
+        self.say("text-delta", json!({"id": id, "delta": text})).await
     }
 
     /// Publishes an event, once, however often it must be sent. The answer tells an agent how its run stands.
@@ -181,13 +201,14 @@ impl Agent {
         if !ours || command.kind == "decide" {
             return Ok(Stand::Running);
         }
-        let (outcome, reason) = match (command.kind.as_str(), command.data.as_str()) {
-            ("steer", Some(topic)) => {
-                self.topic = topic.to_owned();
+        // `{"text": …}`, as the console sends it; a plain string will do, too.
+        let text = command.data["text"].as_str().or(command.data.as_str());
+        let (outcome, reason) = match (command.kind.as_str(), text) {
+            ("steer" | "message", Some(topic)) => {
+                (self.topic, self.messages) = (topic.to_owned(), self.messages + 1);
                 (Outcome::Consumed, None)
             }
-            ("steer", None) => (Outcome::Rejected, Some("a steer's data is the new topic, as a text")),
-            _ => (Outcome::Rejected, Some("this agent only knows steer and stop")),
+            _ => (Outcome::Rejected, Some(r#"this agent knows stop, and steer or message with {"text": …}"#)),
         };
         match self.client.outcome(&self.session, &command.command, outcome, reason, Some(self.attempt)).await {
             // Somebody else was quicker, or its time was over.

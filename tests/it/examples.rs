@@ -1,6 +1,6 @@
 //! The agents in `examples/`, run for real: they stream, take a steer, reject what they do not know, and obey a stop.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -36,6 +36,8 @@ in_both_languages!(
     an_agent_does_what_was_asked_before_it_came,
     an_agent_that_was_stopped_before_it_started_says_nothing,
     an_agent_whose_run_was_taken_over_ends,
+    an_agent_whose_session_is_gone_ends,
+    an_agent_is_told_at_once_what_is_wrong_with_a_name,
 );
 
 const PAUSE: Duration = Duration::from_millis(10);
@@ -79,16 +81,30 @@ async fn an_agent_is_steered_and_stopped_while_it_streams(language: Language) {
     let scene = Scene::new().await;
     let agent = scene.agent(language, FOR_EVER, PAUSE);
     let mut stream = scene.session.follow("").await;
-    stream.until("text-delta").await;
-    scene.command(json!({"type": "steer", "run": "r", "id": "s", "data": "the sea"})).await;
+    let first = stream.until("text-delta").await.json;
+    scene.command(json!({"type": "steer", "run": "r", "id": "s", "data": {"text": "the sea"}})).await;
     assert_eq!(stream.until("command.consumed").await.json["data"]["command"], "s");
     let next = stream.until("text-delta").await.json;
     assert!(next["data"]["delta"].as_str().is_some_and(|text| text.starts_with("the sea")), "{next}");
-    scene.command(json!({"type": "dance", "id": "d"})).await;
-    let rejected = stream.until("command.rejected").await.json;
-    assert_eq!(rejected["data"]["command"], "d");
-    assert!(rejected["data"]["reason"].is_string(), "{rejected}");
-    scene.command(json!({"type": "steer", "run": "another", "id": "not-ours", "data": "x", "ttl_ms": 200})).await;
+    assert_ne!(next["data"]["id"], first["data"]["id"], "what was steered is another message");
+    // A message is a steer to this agent, and a plain string will do.
+    for (id, kind, data, topic) in
+        [("m", "message", json!({"text": "the wind"}), "the wind"), ("p", "steer", json!("the fog"), "the fog")]
+    {
+        scene.command(json!({"type": kind, "id": id, "data": data})).await;
+        assert_eq!(stream.until("command.consumed").await.json["data"]["command"], id);
+        let next = stream.until("text-delta").await.json;
+        assert!(next["data"]["delta"].as_str().is_some_and(|text| text.starts_with(topic)), "{next}");
+    }
+    for (id, kind, data) in [("d", "dance", json!(null)), ("n", "steer", json!({"course": "north"}))] {
+        scene.command(json!({"type": kind, "id": id, "data": data})).await;
+        let rejected = stream.until("command.rejected").await.json;
+        assert_eq!(rejected["data"]["command"], id);
+        assert!(rejected["data"]["reason"].is_string(), "{rejected}");
+    }
+    scene
+        .command(json!({"type": "steer", "run": "another", "id": "not-ours", "data": {"text": "x"}, "ttl_ms": 200}))
+        .await;
     assert_eq!(stream.until("command.expired").await.json["data"]["command"], "not-ours");
     scene.command(json!({"type": "stop", "id": "stop"})).await;
     stream.until("run.stopping").await;
@@ -121,9 +137,9 @@ async fn an_agent_that_only_listens_obeys_a_stop_of_its_parent(language: Languag
 
 async fn an_agent_does_what_was_asked_before_it_came(language: Language) {
     let scene = Scene::new().await;
-    scene.command(json!({"type": "steer", "id": "done", "data": "the past"})).await;
+    scene.command(json!({"type": "steer", "id": "done", "data": {"text": "the past"}})).await;
     scene.session.post("/commands/done/outcome", json!({"outcome": "consumed"})).await.is(201);
-    scene.command(json!({"type": "steer", "id": "open", "data": "the sea"})).await;
+    scene.command(json!({"type": "steer", "id": "open", "data": {"text": "the sea"}})).await;
     let agent = scene.agent(language, 20, PAUSE);
     let mut stream = scene.session.follow("").await;
     stream.until("run.started").await;
@@ -157,4 +173,27 @@ async fn an_agent_whose_run_was_taken_over_ends(language: Language) {
     let taken = events.iter().rposition(|event| event["type"] == "run.started").expect("a start");
     assert!(events[taken..].iter().all(|event| event["type"] != "text-delta"));
     assert_eq!(scene.session.get("").await.is(200)["runs"][0]["status"], "running");
+}
+
+async fn an_agent_whose_session_is_gone_ends(language: Language) {
+    let scene = Scene::new().await;
+    let agent = scene.agent(language, FOR_EVER, PAUSE);
+    scene.session.follow("").await.until("text-delta").await;
+    let erased = scene.session.http.delete(scene.session.url("")).send().await.expect("an answer");
+    assert_eq!(erased.status(), 204);
+    let (_, said) = agent.ended().await;
+    assert!(said.contains("no run \"r\" was started in this session"), "{said}");
+    assert!(!said.contains("Traceback") && !said.contains("Error:"), "{said}");
+}
+
+async fn an_agent_is_told_at_once_what_is_wrong_with_a_name(language: Language) {
+    let scene = Scene::new().await;
+    for (session, run) in [("s x", "r"), ("s", "r/1")] {
+        let (url, asked) = (scene.gateway.url(""), Instant::now());
+        let (code, said) = Agent::start(language, &url, session, run, 1, PAUSE).ended().await;
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("A-Z a-z 0-9") && !said.contains("again in"), "{said}");
+        // Well below its patience with gateways that are away.
+        assert!(asked.elapsed() < Duration::from_secs(15));
+    }
 }
