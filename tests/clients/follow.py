@@ -22,8 +22,11 @@ def follow(client, url):
         headers = {"Last-Event-ID": last} if last else {}
         try:
             with httpx_sse.connect_sse(client, "GET", url, headers=headers) as source:
-                if source.response.status_code == 204:
+                status = source.response.status_code
+                if status == 204:
                     return say("204")
+                if status < 500 and status != 429:
+                    source.response.raise_for_status()
                 for sse in source.iter_sse():
                     if sse.event == "message":
                         sse.json()
