@@ -14,9 +14,17 @@ mod signals;
 mod tail;
 mod token;
 
-use std::{future::Future, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    future::Future,
+    net::{SocketAddr, ToSocketAddrs},
+    num::IntErrorKind,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::{
@@ -33,7 +41,8 @@ const WRONG_USAGE: u8 = 2;
 /// An audit that could not be made: to be told from one that found faults.
 const UNAUDITED: u8 = 3;
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C; a gateway, which that tells to stop, ends with 0).";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C (`serve` ends with 0).";
 
 /// Durable sessions for AI agents, on the Redis you already run.
 #[derive(Debug, Parser)]
@@ -116,6 +125,9 @@ enum Ending {
 enum Failure {
     #[error("{0}")]
     Client(#[from] Error),
+    /// Something else listens there.
+    #[error("{0}")]
+    NoGateway(Error),
     #[error("cannot write to the standard output: {0}")]
     Output(std::io::Error),
     #[error("{0}")]
@@ -193,9 +205,12 @@ fn report(result: Result<Ending, Failure>) -> ExitCode {
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             output::notice(format_args!("error: {failure}"));
-            if let Failure::Client(error) = &failure
-                && let Some(advice) = advice(error)
-            {
+            let advice = match &failure {
+                Failure::Client(error) => advice(error),
+                Failure::NoGateway(_) => Some(NO_GATEWAY),
+                _ => None,
+            };
+            if let Some(advice) = advice {
                 output::notice(format_args!("{advice}"));
             }
             match failure {
@@ -207,16 +222,33 @@ fn report(result: Result<Ending, Failure>) -> ExitCode {
     }
 }
 
+const NO_GATEWAY: &str = "This does not look like a Moorline gateway; --url or MOORLINE_URL names another address.";
+
 /// What to do about a failure that is not one of the request itself.
 fn advice(error: &Error) -> Option<&'static str> {
     match error {
         Error::Unreachable { .. } => {
             Some("Is it running? `moorline serve` starts one; --url or MOORLINE_URL names another.")
         }
+        error if is_no_gateways(error) => Some(NO_GATEWAY),
         error if error.is_denied() => Some(
             "Tokens are given with --token, --token-file or MOORLINE_TOKEN; `moorline token --help` says what they carry.",
         ),
         _ => None,
+    }
+}
+
+/// Whether an answer is one that neither a gateway gives nor a proxy before it: something else listens there.
+fn is_no_gateways(error: &Error) -> bool {
+    match error {
+        Error::Protocol(_) => true,
+        // hyper's words for what is no HTTP.
+        Error::Lost { why, .. } => why.starts_with("invalid HTTP"),
+        // A gateway's have a code. A proxy's have none, but are about who may come in, how much, and gateways that are away.
+        Error::Problem(problem) => {
+            problem.code.is_empty() && matches!(problem.status, 400 | 404 | 405 | 406 | 426 | 500 | 501 | 505)
+        }
+        _ => false,
     }
 }
 
@@ -251,6 +283,12 @@ fn json_or_text(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
 }
 
+/// What is wrong with a text that was meant to be JSON, by its first character, and is none.
+fn broken_json(text: &str) -> Option<serde_json::Error> {
+    let meant = text.trim_start().starts_with(['{', '[']);
+    meant.then(|| serde_json::from_str::<IgnoredAny>(text).err()).flatten()
+}
+
 fn parse_name(text: &str) -> Result<Name, String> {
     text.parse().map_err(|e: crate::id::BadName| format!("it {e}"))
 }
@@ -278,9 +316,40 @@ fn gateway_url(text: &str) -> Result<String, String> {
     crate::client::check_address(text).map(|()| text.to_owned())
 }
 
-/// Where to listen.
+/// Where to listen. The name of a host counts as what it leads to at the start, and as an IPv4 address if it leads to one,
+/// since that is where `localhost` is looked for.
 fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "it takes an IP address and a port, as 127.0.0.1:4770 or 0.0.0.0:4770".to_owned())
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {}
+        _ => return Err("it takes a host and a port, as 127.0.0.1:4770, 0.0.0.0:4770 or localhost:4770".to_owned()),
+    }
+    let found: Vec<_> = text.to_socket_addrs().map_err(|why| why.to_string())?.collect();
+    let best = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    best.copied().ok_or_else(|| "that host has no address".to_owned())
+}
+
+/// What a variable says of a switch.
+fn switch(text: &str) -> Result<bool, String> {
+    match &*text.to_ascii_lowercase() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("it takes true, yes, on or 1, or else false, no, off or 0".to_owned()),
+    }
+}
+
+/// A whole number from `least` on.
+fn whole<T: TryFrom<u64>>(least: u64) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = match text.parse::<u64>() {
+            Ok(number) if number >= least => T::try_from(number).ok(),
+            Err(why) if *why.kind() == IntErrorKind::PosOverflow => None,
+            _ => return Err(format!("it takes a whole number, {least} or more")),
+        };
+        number.ok_or_else(|| "that is too large".to_owned())
+    }
 }
 
 /// A time that must not be none: what has so little patience ends everything at once.
@@ -296,6 +365,41 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn whole_numbers_say_what_they_are() {
+        assert_eq!((whole::<u32>(0)("0"), whole::<usize>(5)("5")), (Ok(0), Ok(5)));
+        for wrong in ["", "abc", "-1", "1.5", "4", "1e3", "5 "] {
+            assert_eq!(whole::<u32>(5)(wrong), Err("it takes a whole number, 5 or more".to_owned()), "{wrong:?}");
+        }
+        for large in ["4294967296", "99999999999999999999"] {
+            assert_eq!(whole::<u32>(5)(large), Err("that is too large".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_host_to_listen_on_is_looked_up() {
+        assert_eq!(address("[::1]:5"), Ok(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 5))));
+        assert!(address("localhost:4770").is_ok_and(|found| found.ip().is_loopback() && found.port() == 4770));
+        for wrong in ["", "localhost", ":4770", "localhost:", "localhost:x", "127.0.0.1", "127.0.0.1:99999", "[::1]"] {
+            assert!(address(wrong).is_err_and(|why| why.contains("localhost:4770")), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_begins_as_json_and_is_none_is_told() {
+        for (text, broken) in [
+            (r#"{"text":"#, true),
+            (" [1,", true),
+            (r#"{"a":1} x"#, true),
+            (r#"{"a":1}"#, false),
+            ("[1]", false),
+            ("a {", false),
+            ("", false),
+        ] {
+            assert_eq!(broken_json(text).is_some(), broken, "{text:?}");
+        }
     }
 
     #[test]

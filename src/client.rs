@@ -110,6 +110,9 @@ pub struct Command {
     /// For `stop`: the run's children too.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub tree: bool,
+    /// For `decide`: what is decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Name>,
     /// The sender's place in a trace, which the agents' work is to continue. Sent as the header `traceparent`.
     #[serde(skip)]
     pub traceparent: Option<Traceparent>,
@@ -127,6 +130,7 @@ impl Command {
             ttl_ms: None,
             grace_ms: None,
             tree: false,
+            approval: None,
             traceparent: None,
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Ending, Failure, Gateway, output};
+use super::{Ending, Failure, Gateway, output, whole};
 
 /// Ask a gateway whether it can serve
 ///
@@ -17,7 +17,7 @@ pub(super) struct HealthArgs {
     #[arg(long)]
     live: bool,
     /// How long to wait for the answer
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = whole::<u64>(0))]
     timeout: u64,
     #[command(flatten)]
     gateway: Gateway,

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use self::input::{Input, Item};
-use super::{Ending, Failure, Gateway, interrupted, output, parse_name};
+use super::{Ending, Failure, Gateway, interrupted, output, parse_name, whole};
 use crate::{
     client::{Error, Producer, Published, Speaker},
     event,
@@ -30,7 +30,8 @@ const BATCH_BYTES: usize = 128 * 1024;
 
 /// Append events to a session
 ///
-/// Without an argument each line of the standard input becomes an event's data: JSON if it is, else a string. A request
+/// Without an argument each line of the standard input becomes an event's data: JSON if it is, else a string, with a
+/// notice if it begins as JSON does. A request
 /// that gets no answer is sent again, without doubling an event.
 #[derive(Debug, Args)]
 #[command(after_help = super::EXIT_CODES)]
@@ -57,7 +58,7 @@ pub(super) struct PublishArgs {
     #[arg(long, conflicts_with = "data")]
     sse: bool,
     /// Go on trying this long when the gateway is away
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = whole::<u64>(0))]
     retry_for: u64,
     #[command(flatten)]
     gateway: Gateway,

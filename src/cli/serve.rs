@@ -2,12 +2,13 @@
 
 use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
+use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::{
     address, at_least_100ms, duration, output,
     signals::{Signals, Told},
+    switch, whole,
 };
 use crate::{
     config::{Auth, Config, Cors, DEFAULT_PORT, Drain, Limits, Quotas},
@@ -20,10 +21,6 @@ const BROWSERS: &str = "Browsers";
 const QUOTAS: &str = "Limits that count (on each replica; 0: none)";
 
 const CODES: &str = "Exit codes: 0 told to stop (SIGTERM, Ctrl-C), 1 failed, or told to stop twice, 2 wrong usage.";
-
-fn at_least(least: u64) -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(least..)
-}
 
 /// The gateway's arguments.
 #[derive(Debug, Args)]
@@ -38,7 +35,7 @@ pub struct ServeArgs {
     metrics_listen: Option<SocketAddr>,
     /// Without keys, listen beyond loopback and answer requests for other hosts than localhost: anyone who reaches the port
     /// can read and write
-    #[arg(long, env = "MOORLINE_INSECURE_NO_AUTH")]
+    #[arg(long, env = "MOORLINE_INSECURE_NO_AUTH", value_parser = switch)]
     insecure_no_auth: bool,
 
     /// Ask for tokens (JWT), signed with HS256 and the secret in this file: at least 32 bytes, as `openssl rand -hex 32`
@@ -64,13 +61,13 @@ pub struct ServeArgs {
     auth_leeway: Duration,
 
     /// Serve a page at /console, to watch and steer sessions in a browser. It needs nothing but the token of its user
-    #[arg(long, env = "MOORLINE_CONSOLE", help_heading = BROWSERS)]
+    #[arg(long, env = "MOORLINE_CONSOLE", value_parser = switch, help_heading = BROWSERS)]
     console: bool,
     /// Pages of this origin may use the gateway, as https://app.example.com; * for all. May be given several times
     #[arg(long, env = "MOORLINE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', help_heading = BROWSERS)]
     cors_origin: Vec<String>,
     /// Their requests may carry cookies, for a proxy that asks for them
-    #[arg(long, env = "MOORLINE_CORS_CREDENTIALS", help_heading = BROWSERS)]
+    #[arg(long, env = "MOORLINE_CORS_CREDENTIALS", value_parser = switch, help_heading = BROWSERS)]
     cors_credentials: bool,
     /// How long browsers may remember what is allowed
     #[arg(long, env = "MOORLINE_CORS_MAX_AGE", default_value = "1h", value_parser = duration, value_name = "TIME",
@@ -78,20 +75,20 @@ pub struct ServeArgs {
     cors_max_age: Duration,
 
     /// Events, and other writes, of one token a second; more get 429, and bodies without end are slowed down
-    #[arg(long, env = "MOORLINE_MAX_EVENTS_PER_SECOND", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    #[arg(long, env = "MOORLINE_MAX_EVENTS_PER_SECOND", value_parser = whole::<u32>(0), default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
     max_events_per_second: u32,
     /// Sessions that one token may bring into being a minute; more get 429
-    #[arg(long, env = "MOORLINE_MAX_NEW_SESSIONS_PER_MINUTE", default_value_t = 0, value_name = "N",
+    #[arg(long, env = "MOORLINE_MAX_NEW_SESSIONS_PER_MINUTE", value_parser = whole::<u32>(0), default_value_t = 0, value_name = "N",
           help_heading = QUOTAS)]
     max_new_sessions_per_minute: u32,
     /// Open streams (not the bodies that agents send without end); more get 503
-    #[arg(long, env = "MOORLINE_MAX_STREAMS", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    #[arg(long, env = "MOORLINE_MAX_STREAMS", value_parser = whole::<usize>(0), default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
     max_streams: usize,
     /// Open streams of one session; more get 429
-    #[arg(long, env = "MOORLINE_MAX_STREAMS_PER_SESSION", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    #[arg(long, env = "MOORLINE_MAX_STREAMS_PER_SESSION", value_parser = whole::<usize>(0), default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
     max_streams_per_session: usize,
     /// Open streams of one token; more get 429
-    #[arg(long, env = "MOORLINE_MAX_STREAMS_PER_TOKEN", default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
+    #[arg(long, env = "MOORLINE_MAX_STREAMS_PER_TOKEN", value_parser = whole::<usize>(0), default_value_t = 0, value_name = "N", help_heading = QUOTAS)]
     max_streams_per_token: usize,
 
     /// The Redis that holds the sessions, as in redis://user:password@host:6379/0 (also rediss://, unix://). Without
@@ -139,19 +136,19 @@ pub struct ServeArgs {
     retention: Duration,
     /// How many entries each lane of a session keeps at least
     #[arg(long, env = "MOORLINE_MAX_ENTRIES", default_value_t = Retention::default().cap, value_name = "N",
-          value_parser = clap::value_parser!(u64).range(1..), help_heading = "Store")]
+          value_parser = whole::<u64>(1), help_heading = "Store")]
     max_entries: u64,
 
     /// The largest event, in bytes
-    #[arg(long, env = "MOORLINE_MAX_EVENT_BYTES", value_parser = at_least(1), default_value_t = Limits::default().event_bytes, value_name = "N",
+    #[arg(long, env = "MOORLINE_MAX_EVENT_BYTES", value_parser = whole::<usize>(1), default_value_t = Limits::default().event_bytes, value_name = "N",
           help_heading = "Limits")]
     max_event_bytes: usize,
     /// The largest body that is not a stream, in bytes
-    #[arg(long, env = "MOORLINE_MAX_BODY_BYTES", value_parser = at_least(1), default_value_t = Limits::default().body_bytes, value_name = "N",
+    #[arg(long, env = "MOORLINE_MAX_BODY_BYTES", value_parser = whole::<usize>(1), default_value_t = Limits::default().body_bytes, value_name = "N",
           help_heading = "Limits")]
     max_body_bytes: usize,
     /// The most events in one JSON array
-    #[arg(long, env = "MOORLINE_MAX_BATCH_EVENTS", value_parser = at_least(1), default_value_t = Limits::default().batch_events, value_name = "N",
+    #[arg(long, env = "MOORLINE_MAX_BATCH_EVENTS", value_parser = whole::<usize>(1), default_value_t = Limits::default().batch_events, value_name = "N",
           help_heading = "Limits")]
     max_batch_events: usize,
     /// How long a streaming body may be silent in the middle of an event, and how long any other body may take (and a second more for each 64 KiB)
@@ -167,7 +164,7 @@ pub struct ServeArgs {
           help_heading = "Limits")]
     idle_timeout: Duration,
     /// The largest request head, in bytes (at least 8192)
-    #[arg(long, env = "MOORLINE_MAX_HEAD_BYTES", value_parser = at_least(8192), default_value_t = Limits::default().head_bytes, value_name = "N",
+    #[arg(long, env = "MOORLINE_MAX_HEAD_BYTES", value_parser = whole::<usize>(8192), default_value_t = Limits::default().head_bytes, value_name = "N",
           help_heading = "Limits")]
     max_head_bytes: usize,
     /// The pause between heartbeat comments on a stream
@@ -179,11 +176,11 @@ pub struct ServeArgs {
           help_heading = "Limits")]
     stall_timeout: Duration,
     /// The most runs in a session
-    #[arg(long, env = "MOORLINE_MAX_RUNS", default_value_t = rules::Limits::default().runs, value_name = "N",
+    #[arg(long, env = "MOORLINE_MAX_RUNS", value_parser = whole::<usize>(0), default_value_t = rules::Limits::default().runs, value_name = "N",
           help_heading = "Limits")]
     max_runs: usize,
     /// The largest control state of a session (its runs, commands and approvals), in bytes
-    #[arg(long, env = "MOORLINE_MAX_CONTROL_BYTES", default_value_t = rules::Limits::default().bytes,
+    #[arg(long, env = "MOORLINE_MAX_CONTROL_BYTES", value_parser = whole::<usize>(0), default_value_t = rules::Limits::default().bytes,
           value_name = "N", help_heading = "Limits")]
     max_control_bytes: usize,
 
@@ -445,6 +442,19 @@ mod tests {
         let Alone { serve } = Alone::from_arg_matches(&command.get_matches_from(["serve"])).unwrap();
         let default = Config { local_only: true, ..Config::default() };
         assert_eq!(format!("{:#?}", serve.config()), format!("{default:#?}"));
+    }
+
+    #[test]
+    fn a_switch_is_a_variable_too_in_the_words_of_others() {
+        for (word, on) in [("1", true), ("yes", true), ("true", true), ("0", false), ("no", false), ("false", false)] {
+            let variable = Alone::command().mut_args(|arg| match arg.get_id() == "console" {
+                // As if the environment had it.
+                true => arg.env(Resettable::Reset).default_value(word),
+                false => arg.env(Resettable::Reset),
+            });
+            let Alone { serve } = Alone::from_arg_matches(&variable.get_matches_from(["serve"])).unwrap();
+            assert_eq!(serve.console, on, "{word}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
+use time::OffsetDateTime;
 
 use super::{Ending, Failure, Gateway, output, parse_name};
 use crate::id::Name;
@@ -9,12 +10,12 @@ use crate::id::Name;
 #[derive(Debug, Subcommand)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) enum SessionsAction {
-    /// What a session holds: its lanes, runs, pending commands and approvals
+    /// What a session holds: its lanes, runs, pending commands and approvals. Times are in UTC
     #[command(after_help = super::EXIT_CODES)]
     Show {
         #[command(flatten)]
         target: Target,
-        /// The gateway's answer as it is
+        /// The gateway's answer as it is, with its times in milliseconds
         #[arg(long)]
         json: bool,
     },
@@ -54,6 +55,16 @@ pub(super) async fn run(action: SessionsAction) -> Result<Ending, Failure> {
     Ok(Ending::Done)
 }
 
+/// What a gateway gives in milliseconds since 1970. What another one calls otherwise is shown as a number.
+const MOMENTS: [&str; 8] = ["created", "now", "closed", "started", "ended", "lease_until", "issued", "expires"];
+
+/// A moment in UTC, as ISO 8601 writes it.
+fn moment(ms: u64) -> Option<String> {
+    let at = OffsetDateTime::from_unix_timestamp(i64::try_from(ms / 1000).ok()?).ok()?;
+    let (date, (hour, minute, second)) = (at.date(), at.to_hms());
+    Some(format!("{date}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000))
+}
+
 /// The answer as an indented outline: whatever a gateway says is shown, so a newer one needs no newer program.
 fn describe(session: &Value) -> String {
     let mut out = String::new();
@@ -76,8 +87,30 @@ fn outline(value: &Value, depth: usize, out: &mut String) {
                 out.push_str(&format!("{indent}{key}:\n"));
                 outline(value, depth + 1, out);
             }
+            Value::Number(ms) if MOMENTS.contains(&key.as_str()) => {
+                let text = ms.as_u64().and_then(moment).unwrap_or_else(|| ms.to_string());
+                out.push_str(&format!("{indent}{key}: {text}\n"));
+            }
             Value::String(text) => out.push_str(&format!("{indent}{key}: {}\n", output::printable(text))),
             other => out.push_str(&format!("{indent}{key}: {other}\n")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_are_shown_as_dates_and_durations_as_numbers() {
+        let session = json!({"created": 1_795_766_940_129_u64, "closed": null, "lanes": {"events": {"count": 3}},
+            "runs": [{"run": "r1", "lease_ms": 30_000, "lease_until": u64::MAX}]});
+        assert_eq!(
+            describe(&session),
+            "created: 2026-11-27T08:09:00.129Z\nclosed: null\nlanes:\n  events:\n    count: 3\n\
+             runs:\n  1:\n    run: r1\n    lease_ms: 30000\n    lease_until: 18446744073709551615\n"
+        );
     }
 }

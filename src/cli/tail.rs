@@ -3,12 +3,12 @@
 mod handout;
 mod printer;
 
-use std::{pin::pin, time::Duration};
+use std::{borrow::Cow, pin::pin, time::Duration};
 
 use clap::{Args, ValueEnum};
 
 pub(super) use self::printer::Printer;
-use super::{Ending, Failure, Gateway, interrupted, output, parse_name};
+use super::{Ending, Failure, Gateway, interrupted, is_no_gateways, output, parse_name};
 use crate::{
     client::{Begin, Entry, Error, Follow, FollowOptions, Update},
     id::{EntryId, Lane, Name},
@@ -75,7 +75,7 @@ pub(super) async fn run(args: TailArgs) -> Result<Ending, Failure> {
     };
     let follow = args.gateway.client()?.follow(&args.session, lane, options);
     let output = if args.json { Output::Json } else { Output::Readable(Printer::new(output::colours())) };
-    Show { output, caught_up: false, reconnecting: false }.run(follow).await
+    Show::new(output).run(follow).await
 }
 
 /// How entries are shown.
@@ -118,12 +118,18 @@ pub(super) struct Show {
     output: Output,
     caught_up: bool,
     reconnecting: bool,
+    /// A connection was closed without an answer.
+    unanswered: bool,
 }
 
 impl Show {
+    fn new(output: Output) -> Show {
+        Show { output, caught_up: false, reconnecting: false, unanswered: false }
+    }
+
     /// For a person.
     pub fn readable(printer: Printer) -> Show {
-        Show { output: Output::Readable(printer), caught_up: false, reconnecting: false }
+        Show::new(Output::Readable(printer))
     }
 
     /// Shows all there is, until the session is closed, Ctrl-C, or nobody reads any more.
@@ -170,12 +176,15 @@ impl Show {
             Update::Reset { reason, first } => {
                 // Something may be missed this time.
                 self.reconnecting = false;
-                let on = first.map_or("with what comes".to_owned(), |id| format!("at {id}"));
-                let why = output::printable(&reason).into_owned();
-                self.notice(&format!("the log no longer continues from here ({why}); going on {on}"))?;
+                let on = first
+                    .map_or("showing what comes".to_owned(), |id| format!("showing it from its first entry, {id}"));
+                self.notice(&format!("{}; {on}", lost(&reason)))?;
             }
             Update::Reconnecting { error: error @ Error::Unreachable { .. }, connected_before: false, .. } => {
                 return Err(error.into());
+            }
+            Update::Reconnecting { error, connected_before: false, .. } if self.is_no_gateways(&error) => {
+                return Err(Failure::NoGateway(error));
             }
             Update::Reconnecting { error, delay, .. } => {
                 self.reconnecting = true;
@@ -186,11 +195,28 @@ impl Show {
         Ok(())
     }
 
+    /// Whether what came instead of a stream tells that there is no gateway. One connection that is closed without an answer,
+    /// as by a Redis, may be a gateway that goes down just then; two are not.
+    fn is_no_gateways(&mut self, error: &Error) -> bool {
+        let unanswered = matches!(error, Error::Lost { why, .. } if !why.starts_with("nothing came"));
+        is_no_gateways(error) || unanswered && std::mem::replace(&mut self.unanswered, true)
+    }
+
     fn notice(&mut self, text: &str) -> Result<(), Failure> {
         output::write(&self.output.end())?;
         output::notice(format_args!("{text}"));
         Ok(())
     }
+}
+
+/// Why a log does not go on where it was left.
+fn lost(reason: &str) -> Cow<'_, str> {
+    Cow::Borrowed(match reason {
+        "trimmed" => "what comes next was trimmed from the log",
+        "deleted" => "the session was deleted or has expired",
+        "unknown" => "the log has no entry of that id, or no longer: its Redis may have lost the newest",
+        other => return Cow::Owned(format!("the log no longer continues from here ({})", output::printable(other))),
+    })
 }
 
 /// The entry's JSON with its id as the first key.

@@ -13,7 +13,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   openssl rand -hex 32 > secret
-  moorline serve --auth-secret-file secret
+  moorline serve --auth-secret-file secret      # until Ctrl-C; in another terminal:
   export MOORLINE_AUTH_SECRET_FILE=secret
 
   A browser of ada's, that may also steer and stop:
@@ -46,7 +46,7 @@ pub(super) struct TokenArgs {
     #[arg(long, default_value = "developer", value_parser = subject, value_name = "TEXT")]
     sub: String,
     /// How long it is good
-    #[arg(long, value_parser = duration, default_value = "1h", value_name = "TIME")]
+    #[arg(long, value_parser = lifetime, default_value = "1h", value_name = "TIME")]
     ttl: Duration,
     /// The audience, where the gateway has --auth-audience
     #[arg(long, env = "MOORLINE_AUTH_AUDIENCE", value_name = "TEXT")]
@@ -91,6 +91,11 @@ pub(super) fn run(args: TokenArgs) -> Result<Ending, Failure> {
     let token = mint(&args.secret_file, &order).map_err(|error| Failure::Other(error.to_string()))?;
     output::line(&token)?;
     Ok(Ending::Done)
+}
+
+/// Tokens end on whole seconds: one of less would have ended when it is made.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| if time.as_secs() == 0 { Err("it takes at least 1s".to_owned()) } else { Ok(time) })
 }
 
 /// What a gateway takes as one.

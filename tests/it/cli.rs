@@ -4,7 +4,13 @@ mod bench;
 mod demo;
 pub mod program;
 
-use std::{net::TcpListener, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -153,13 +159,86 @@ fn a_command_reaches_the_commands_lane_and_is_one_however_often_it_is_sent() {
 }
 
 #[test]
+fn an_approval_is_decided_from_the_command_line() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    let decide = |approval: &str, decision: &str| {
+        let data = format!("{{\"decision\":\"{decision}\"}}");
+        gateway.run(&["command", &session, "decide", "--approval", approval, "--data", &data], "")
+    };
+    let unknown = decide("a1", "approve");
+    assert!(unknown.code == 1 && unknown.stderr.contains("unknown_approval"), "{unknown:?}");
+    let url = format!("{}/v1/sessions/{session}/approvals", gateway.url());
+    let question = ["-H", "Content-Type: application/json", "-d", r#"{"approval":"a1","prompt":"?"}"#];
+    let asked = Command::new("curl").args(["-sf", &url]).args(question).output().expect("the curl program");
+    assert!(asked.status.success(), "{asked:?}");
+    assert_eq!(decide("a1", "approve").code, 0);
+    let late = decide("a1", "deny");
+    assert!(late.code == 1 && late.stderr.contains("approval_ended"), "{late:?}");
+}
+
+#[test]
+fn a_stop_for_a_run_that_nobody_has_started_says_so() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    let waits = gateway.run(&["command", &session, "stop", "--run", "R1"], "");
+    assert!(waits.code == 0 && waits.stderr.contains("nobody has started the run R1"), "{waits:?}");
+    for other in [&["stop"][..], &["stop", "--agent", "a"], &["steer", "--run", "R1"]] {
+        let quiet = gateway.run(&[&["command", &session][..], other].concat(), "");
+        assert!(quiet.code == 0 && quiet.stderr.is_empty(), "{quiet:?}");
+    }
+}
+
+#[test]
+fn what_was_meant_to_be_json_and_is_none_is_told_once() {
+    let (gateway, session) = (Gateway::start(), unique("s"));
+    let argument = gateway.run(&["publish", &session, "{\"text\":"], "");
+    assert!(argument.code == 0 && argument.stderr.contains("the event is published as a text"), "{argument:?}");
+    let lines = gateway.run(&["publish", &session], "plain\n{\"a\":\n[1\n{}\n");
+    assert!(lines.code == 0 && lines.stderr.contains("line 2 is published as a text"), "{lines:?}");
+    assert_eq!(lines.stderr.matches("published as a text").count(), 1, "{lines:?}");
+    let sound = gateway.run(&["publish", &session], "plain\n{}\n");
+    assert_eq!(sound.stderr.lines().count(), 1, "{sound:?}");
+}
+
+#[test]
+fn something_else_than_a_gateway_is_told_as_such() {
+    let web = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = web.local_addr().unwrap();
+    thread::spawn(move || {
+        let answers = ["HTTP/1.1 404 Not Found", "HTTP/1.1 200 OK\r\nContent-Type: text/html", "SSH-2.0-OpenSSH_9.2"];
+        for (answer, stream) in answers.iter().zip(web.incoming()) {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = write!(stream, "{answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let redis = format!("http://{}", RedisServer::shared().url().trim_start_matches("redis://"));
+    let web = format!("http://{address}");
+    for url in [&web, &web, &web, &redis] {
+        let ended = moorline(&["tail", "s", "--url", url], "");
+        assert_eq!(ended.code, 1, "{ended:?}");
+        assert!(ended.stderr.contains("does not look like a Moorline gateway"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_gateway_listens_where_the_name_of_a_host_leads() {
+    let gateway = Gateway::start_on("localhost:0", &[]);
+    assert!(gateway.url().starts_with("http://127.0.0.1:") || gateway.url().starts_with("http://[::1]:"));
+    assert_eq!(gateway.run(&["health"], "").code, 0);
+}
+
+#[test]
 fn sessions_are_shown_closed_and_deleted() {
     let (gateway, session) = (Gateway::start(), unique("s"));
     gateway.run(&["publish", &session, "x"], "");
     let shown = gateway.run(&["sessions", "show", &session], "");
     assert!(shown.stdout.contains("lanes:\n") && shown.stdout.contains("count: 1\n"), "{shown:?}");
+    let created = shown.stdout.lines().find_map(|line| line.strip_prefix("created: ")).expect("a time");
+    assert!(created.starts_with("20") && created.contains('T') && created.ends_with('Z'), "{shown:?}");
     let json = gateway.run(&["sessions", "show", &session, "--json"], "");
-    assert_eq!(serde_json::from_str::<Value>(&json.stdout).unwrap()["session"], session.as_str());
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["session"], session.as_str());
+    assert!(json["created"].is_u64(), "{json}");
 
     let mut tail = gateway.spawn(&["tail", &session, "--from", "now"]);
     tail.wait_for_stderr("caught up");
@@ -184,6 +263,9 @@ fn wrong_usage_is_2_and_a_gateway_that_is_not_there_1_with_advice() {
         &["publish", "s", "--jsno"],
         &["serve", "--auth-leeway", "2d"],
         &["token", "*", "--sub", ""],
+        &["token", "*", "--ttl", "0s", "--secret-file", "secret"],
+        &["serve", "--max-runs", "abc"],
+        &["serve", "--listen", "localhost"],
         &["bench", "tokens", "--seconds", "nan"],
         &["bench", "tokens", "--rate", "inf"],
         &["bench", "tokens", "--rate", "0"],

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    cli::{broken_json, output},
     event::{Defaults, Event},
     sse::decode::Decoder,
 };
@@ -58,16 +59,42 @@ impl Input {
     pub async fn read(self, items: Sender<Result<Item, String>>) {
         let result = match self {
             Input::Argument { text, kind } => {
+                Notice::default().of(Place::Argument, &text);
                 let json = with_data(kind.as_deref(), &text);
                 send(&items, Place::Argument, json).await.map(drop)
             }
-            Input::Lines { kind } => read_lines(&items, |line| with_data(kind.as_deref(), line).map(Some)).await,
-            Input::Events => read_lines(&items, whole_event).await,
+            Input::Lines { kind } => {
+                let mut notice = Notice::default();
+                let event = |place, line: &str| {
+                    notice.of(place, line);
+                    with_data(kind.as_deref(), line).map(Some)
+                };
+                read_lines(&items, event).await
+            }
+            Input::Events => read_lines(&items, |_, line| whole_event(line)).await,
             Input::EventStream => read_event_stream(&items).await,
         };
         if let Err(why) = result {
             // Nobody listens any more: then nobody wants to know either.
             let _ = items.send(Err(why)).await;
+        }
+    }
+}
+
+/// What was meant to be JSON and is published as a text is told, but only the first time: it may well be what is wanted.
+#[derive(Default)]
+struct Notice {
+    told: bool,
+}
+
+impl Notice {
+    fn of(&mut self, place: Place, text: &str) {
+        if self.told {
+            return;
+        }
+        if let Some(why) = broken_json(text) {
+            output::notice(format_args!("{place} is published as a text, for it is no JSON: {why}"));
+            self.told = true;
         }
     }
 }
@@ -85,7 +112,7 @@ async fn send(
 /// Reads lines up to the end of the input. `event` gives a line's event, or `None` to leave the line out.
 async fn read_lines(
     items: &Sender<Result<Item, String>>,
-    event: impl Fn(&str) -> Result<Option<Box<RawValue>>, String>,
+    mut event: impl FnMut(Place, &str) -> Result<Option<Box<RawValue>>, String>,
 ) -> Result<(), String> {
     let mut input = BufReader::new(stdin());
     let mut line = Vec::new();
@@ -94,7 +121,7 @@ async fn read_lines(
             break;
         }
         let text = str::from_utf8(&line).map_err(|_| format!("{place}: it is not valid UTF-8"))?;
-        if let Some(json) = event(text).transpose()
+        if let Some(json) = event(place, text).transpose()
             && !send(items, place, json).await?
         {
             break;
