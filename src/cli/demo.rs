@@ -30,14 +30,14 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::process::{AgentArgs, run as run_agent};
-use self::{agent::Workplace, banner::banner, team::Team};
+use self::{agent::Workplace, banner::banner, specialists::APPROVAL, team::Team};
 use super::{
     Ending, Failure, output,
     tail::{Printer, Show},
 };
 use crate::{
     StartError,
-    client::{Client, FollowOptions, Update, random_name},
+    client::{Client, Entry, FollowOptions, Update, random_name},
     config::{Config, DEFAULT_PORT},
     desk::{
         book::{BadFile, Book, parse_date},
@@ -161,7 +161,11 @@ async fn watch_agents(args: &DemoArgs, server: &Server, input: Input) -> Result<
         }
         std::future::pending::<Result<Ending, Failure>>().await
     };
-    let mut show = Show::readable(Printer::new(output::colours()));
+    // The banner has scrolled away by then.
+    let decide =
+        format!("discovery waits for an answer; from another terminal, or in the console:\n{}", banner::decide(&place));
+    let mut show = Show::readable(Printer::new(output::colours()))
+        .telling(move |entry| is_question(entry).then(|| decide.clone()));
     let viewer = show.run(client.follow(&session, Lane::Events, FollowOptions::default()));
     let result = tokio::select! {
         result = viewer => result,
@@ -170,6 +174,17 @@ async fn watch_agents(args: &DemoArgs, server: &Server, input: Input) -> Result<
     // Before the gateway goes: they would complain.
     team.dismiss().await;
     result
+}
+
+/// Whether discovery has just asked what it asks.
+fn is_question(entry: &Entry) -> bool {
+    #[derive(Deserialize)]
+    struct Question {
+        approval: String,
+    }
+    let head = entry.head().filter(|head| head.kind == "approval.requested");
+    let question = head.and_then(|head| serde_json::from_str::<Question>(head.data?.get()).ok());
+    question.is_some_and(|question| question.approval == APPROVAL)
 }
 
 async fn start_gateway(args: &DemoArgs) -> Result<Server, StartError> {

@@ -113,6 +113,8 @@ impl Output {
     }
 }
 
+type Aside = Box<dyn FnMut(&Entry) -> Option<String> + Send>;
+
 /// Shows a followed lane.
 pub(super) struct Show {
     output: Output,
@@ -120,16 +122,23 @@ pub(super) struct Show {
     reconnecting: bool,
     /// A connection was closed without an answer.
     unanswered: bool,
+    /// What to tell beside an entry, once it is shown.
+    aside: Aside,
 }
 
 impl Show {
     fn new(output: Output) -> Show {
-        Show { output, caught_up: false, reconnecting: false, unanswered: false }
+        Show { output, caught_up: false, reconnecting: false, unanswered: false, aside: Box::new(|_| None) }
     }
 
     /// For a person.
     pub fn readable(printer: Printer) -> Show {
         Show::new(Output::Readable(printer))
+    }
+
+    /// With notices on some entries.
+    pub fn telling(self, aside: impl FnMut(&Entry) -> Option<String> + Send + 'static) -> Show {
+        Show { aside: Box::new(aside), ..self }
     }
 
     /// Shows all there is, until the session is closed, Ctrl-C, or nobody reads any more.
@@ -163,7 +172,12 @@ impl Show {
 
     fn update(&mut self, update: Update) -> Result<(), Failure> {
         match update {
-            Update::Entry(entry) => output::write(&self.output.entry(&entry))?,
+            Update::Entry(entry) => {
+                output::write(&self.output.entry(&entry))?;
+                if let Some(text) = (self.aside)(&entry) {
+                    self.notice(&text)?;
+                }
+            }
             Update::CaughtUp => {
                 let (first, again) = (!self.caught_up, self.reconnecting);
                 (self.caught_up, self.reconnecting) = (true, false);

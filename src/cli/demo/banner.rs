@@ -2,9 +2,17 @@
 
 use std::env;
 
+use serde_json::json;
+
 use super::{Input, agent::Workplace, role::Role, specialists::APPROVAL, team::Team};
 
-/// Says what runs where, and what to do with it.
+const JSON: &str = "-H 'Content-Type: application/json'";
+
+/// Who does not end before discovery's question is answered.
+const WAITING: [Role; 4] = [Role::Orchestrator, Role::Discovery, Role::Cadence, Role::RoadMap];
+
+/// Says what runs where, and what to do with it. The agents that are told to stop, and the one that is steered, are those that
+/// live for as long as discovery's question is open: the others are done before somebody has pasted a line.
 pub(super) fn banner(place: &Workplace, input: &Input, store: &str, team: &Team) -> String {
     let (base, session) = (place.client.base_url(), &place.session);
     let processes: Vec<String> =
@@ -16,7 +24,7 @@ Each agent is a process: {processes}.
 
   Watch, steer and decide in a browser: {base}/console?session={session}
 
-In other terminals:
+In other terminals; until discovery's question is answered, the runs {waiting} are live:
 
   # follow it: the whole history, then live
   curl -N {sse} {url}/events
@@ -27,34 +35,50 @@ In other terminals:
   # steer the road map: it is drawn again, until the follow-up calendar is done
   curl {json} -d '{{\"type\":\"steer\",\"agent\":\"road-map\",\"data\":{{\"text\":\"capacity is 6 jobs a month\"}}}}' {url}/commands
 
-  # discovery asks before it drops a lead. Approve, or deny; after {wait} s without an answer it drops none
-  curl {json} -d '{{\"type\":\"decide\",\"approval\":\"{APPROVAL}\",\"data\":{{\"decision\":\"approve\"}}}}' {url}/commands
-  curl {json} -d '{{\"type\":\"decide\",\"approval\":\"{APPROVAL}\",\"data\":{{\"decision\":\"deny\"}}}}' {url}/commands
+  # stop one run: the others go on, and the report says what is missing
+  curl {json} -d '{{\"type\":\"stop\",\"run\":\"{stopped}\"}}' {url}/commands
 
   # freeze the orchestrator: the others go on. After {lease} s its run is lost; woken then, it is refused and leaves
   kill -STOP {orchestrator}
   kill -CONT {orchestrator}
 
-  # stop one run, the others go on and the report says what is missing; stop all, from the orchestrator's run down
-  curl {json} -d '{{\"type\":\"stop\",\"run\":\"r2\"}}' {url}/commands
-  curl {json} -d '{{\"type\":\"stop\",\"run\":\"r0\",\"tree\":true}}' {url}/commands
-
   # the same with the command line
   {moorline} tail {session} --url {base}
   {moorline} runs {session} --url {base}
-  {moorline} command {session} stop --run r1 --url {base}
+  {moorline} command {session} stop --run {stopped_too} --url {base}
+
+  # discovery asks before it drops a lead. Approve, or deny; after {wait} s without an answer it drops none
+{decide}
+
+  # stop all, from the orchestrator's run down
+  curl {json} -d '{{\"type\":\"stop\",\"run\":\"{all}\",\"tree\":true}}' {url}/commands
 
 ",
         name = input.name,
         processes = processes.join(", "),
         url = format_args!("{base}/v1/sessions/{session}"),
         sse = "-H 'Accept: text/event-stream'",
-        json = "-H 'Content-Type: application/json'",
+        json = JSON,
+        waiting = WAITING.map(|role| role.run().to_string()).join(", "),
+        stopped = Role::Cadence.run(),
+        stopped_too = Role::RoadMap.run(),
+        all = Role::Orchestrator.run(),
+        decide = decide(place),
         wait = input.approval_wait_ms.div_ceil(1000),
         lease = place.lease.as_secs(),
         orchestrator = team.pid(Role::Orchestrator),
         moorline = program(),
     )
+}
+
+/// The lines that answer discovery's question.
+pub(super) fn decide(place: &Workplace) -> String {
+    let url = format_args!("{}/v1/sessions/{}/commands", place.client.base_url(), place.session);
+    let line = |decision: &str| {
+        let command = json!({"type": "decide", "approval": APPROVAL, "data": {"decision": decision}});
+        format!("  curl {JSON} -d '{command}' {url}")
+    };
+    format!("{}\n{}", line("approve"), line("deny"))
 }
 
 /// How a shell finds this program: by its name if it was found so, else by its path.
