@@ -19,7 +19,7 @@ mod runs;
 mod scene;
 
 pub use approvals::{Approval, ApprovalRequest, ApprovalStatus, Decision, Verdict};
-pub use commands::{Command, CommandRequest, CommandStatus, Outcome, OutcomeRequest};
+pub use commands::{Command, CommandRequest, CommandStatus, Outcome, OutcomeRequest, Reported};
 pub use control::{Control, Limits, command_key};
 pub use refusal::Refusal;
 pub use runs::{EndStatus, Run, RunRequest, RunStatus, RunView, view as run_view};

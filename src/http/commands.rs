@@ -18,7 +18,7 @@ use super::{
 use crate::{
     event::usable_type,
     id::Name,
-    rules::{Action, CommandRequest, Decision, OutcomeRequest, Verdict},
+    rules::{Action, CommandRequest, Decision, OutcomeRequest, Reported, Verdict},
 };
 
 #[derive(Debug, Deserialize)]
@@ -122,15 +122,8 @@ fn random_id() -> Name {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutcomeBody {
-    outcome: OutcomeWord,
+    outcome: Reported,
     reason: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum OutcomeWord {
-    Consumed,
-    Rejected,
 }
 
 /// `POST …/commands/{command}/outcome`
@@ -144,7 +137,7 @@ pub async fn outcome(
 ) -> Result<Response, Problem> {
     let request = OutcomeRequest {
         command,
-        consumed: matches!(body.outcome, OutcomeWord::Consumed),
+        outcome: body.outcome,
         reason: reason(body.reason)?,
         attempt: extract::attempt(&headers)?,
         speaker: caller.agent().cloned(),

@@ -14,7 +14,7 @@ use crate::{
     event::BadEvent,
     id::{BadName, Name},
     metrics::METRICS,
-    rules::Refusal,
+    rules::{Refusal, Verdict},
     sse::decode::DecodeError,
     store::{Lost, Parted, StoreError},
     writer::WriteError,
@@ -271,7 +271,7 @@ impl From<Refusal> for Problem {
             Refusal::ApprovalExists(_) => conflict("approval_exists"),
             Refusal::ApprovalEnded { approval, decision, command } => conflict("approval_ended")
                 .with("approval", approval.as_str())
-                .with("decision", decision)
+                .with("decision", decision.map_or("superseded", Verdict::as_str))
                 .with("command", json!(command)),
             Refusal::OutOfRange { what, min, max, .. } => {
                 Problem::bad_request("out_of_range", detail).with("field", what).with("min", min).with("max", max)

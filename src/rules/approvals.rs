@@ -24,6 +24,16 @@ pub enum Verdict {
     Deny,
 }
 
+impl Verdict {
+    /// As clients say it and are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Approve => "approve",
+            Verdict::Deny => "deny",
+        }
+    }
+}
+
 /// Where an approval stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -152,11 +162,10 @@ pub fn check(control: &Control, decision: &Decision) -> Result<(), Refusal> {
     let approval = control.approval(id).ok_or_else(|| Refusal::UnknownApproval(id.clone()))?;
     let (decision, command) = match &approval.status {
         ApprovalStatus::Pending => return Ok(()),
-        ApprovalStatus::Decided { decision: Verdict::Approve, command } => ("approve", command.clone()),
-        ApprovalStatus::Decided { decision: Verdict::Deny, command } => ("deny", command.clone()),
-        ApprovalStatus::Superseded => ("superseded", None),
+        ApprovalStatus::Decided { decision, command } => (Some(*decision), command.clone()),
+        ApprovalStatus::Superseded => (None, None),
     };
-    Err(Refusal::ApprovalEnded { approval: id.clone(), decision: decision.into(), command })
+    Err(Refusal::ApprovalEnded { approval: id.clone(), decision, command })
 }
 
 /// The first decision holds. [`check`] has been called.
@@ -215,7 +224,7 @@ mod tests {
         scene.decide("a", Verdict::Approve).unwrap();
         let late = scene.decide("a", Verdict::Deny);
         let Err(Refusal::ApprovalEnded { decision, command, .. }) = late else { panic!("{late:?}") };
-        assert_eq!((decision.as_str(), command.unwrap().as_str()), ("approve", "c1"));
+        assert_eq!((decision, command.unwrap().as_str()), (Some(Verdict::Approve), "c1"));
         assert_eq!(scene.about_approval("a"), ["requested", "decided"]);
         assert_eq!(scene.outcomes("c1"), ["consumed"]);
         assert_eq!(scene.commands.len(), 1, "a late decision is no command");
@@ -232,7 +241,7 @@ mod tests {
         let Err(Refusal::ApprovalEnded { decision, command: None, .. }) = scene.decide("a", Verdict::Approve) else {
             panic!()
         };
-        assert_eq!(decision, "deny");
+        assert_eq!(decision, Some(Verdict::Deny));
     }
 
     #[test]

@@ -133,13 +133,23 @@ pub struct CommandRequest {
     pub traceparent: Option<Traceparent>,
 }
 
+/// What an agent can say of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reported {
+    /// It did what it asks.
+    Consumed,
+    /// It will not.
+    Rejected,
+}
+
 /// To say what became of a command.
 #[derive(Debug, Clone)]
 pub struct OutcomeRequest {
     /// The command.
     pub command: Name,
-    /// Whether it was done; else it was rejected.
-    pub consumed: bool,
+    /// What became of it.
+    pub outcome: Reported,
     /// Why.
     pub reason: Option<String>,
     /// The attempt at the command's run that the agent believes itself to be, if it says so.
@@ -380,10 +390,13 @@ pub fn report(control: &mut Control, now: Ms, request: &OutcomeRequest, part: &m
     let command = command.clone();
     // A sign of life of the run's agent.
     part.touch.extend(command.run.iter().filter(|run| control.is_live(run)).cloned());
-    let outcome = if request.consumed { Outcome::Consumed } else { Outcome::Rejected };
-    resolve(control, id, outcome, request.reason.as_deref(), now, part);
-    if outcome == Outcome::Rejected {
-        lapse(control, &command);
+    let reason = request.reason.as_deref();
+    match request.outcome {
+        Reported::Consumed => resolve(control, id, Outcome::Consumed, reason, now, part),
+        Reported::Rejected => {
+            resolve(control, id, Outcome::Rejected, reason, now, part);
+            lapse(control, &command);
+        }
     }
     Ok(Reply::Done)
 }

@@ -2,7 +2,7 @@
 
 use crate::id::{Ms, Name};
 
-use super::{CommandStatus, EndStatus};
+use super::{CommandStatus, EndStatus, Verdict};
 
 /// The rules say no. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -94,12 +94,12 @@ pub enum Refusal {
     #[error("the approval {0:?} was asked for before")]
     ApprovalExists(Name),
     /// The approval has been decided, or needs no decision any more.
-    #[error("the approval {approval:?} has ended: {decision}")]
+    #[error("the approval {approval:?} has ended: {}", decision.map_or("superseded", Verdict::as_str))]
     ApprovalEnded {
         /// The approval.
         approval: Name,
-        /// `approve`, `deny` or `superseded`.
-        decision: String,
+        /// How it was decided; `None`: it was superseded.
+        decision: Option<Verdict>,
         /// The command that decided it; `None` if its time ran out or its run ended.
         command: Option<Name>,
     },

@@ -175,7 +175,7 @@ impl Scene {
     pub fn report(&mut self, command: &str, consumed: bool) -> Result<Reply, Refusal> {
         self.act(Action::Outcome(OutcomeRequest {
             command: name(command),
-            consumed,
+            outcome: if consumed { Reported::Consumed } else { Reported::Rejected },
             reason: None,
             attempt: None,
             speaker: None,

@@ -23,7 +23,7 @@ use moorline::{
     id::{EntryId, Lane, Ms, Name},
     rules::{
         Action, Append, ApprovalRequest, CommandRequest, Control, Decision, EndStatus, Limits, OutcomeRequest, Reply,
-        RunRequest, Verdict,
+        Reported, RunRequest, Verdict,
     },
     store::{
         Commit, Outcome, Page, ProducerState, ReadFrom, Retention, Stat, Store, StoreError, Subscription, Tail,
@@ -350,7 +350,8 @@ fn action(op: &Op, number: usize, known: &Known) -> Option<Action> {
         Op::Report { command, consumed } => {
             let commands = &known.commands;
             let command = commands.get(command.index(commands.len().max(1)))?.clone();
-            Action::Outcome(OutcomeRequest { command, consumed: *consumed, reason: None, attempt: None, speaker: None })
+            let outcome = if *consumed { Reported::Consumed } else { Reported::Rejected };
+            Action::Outcome(OutcomeRequest { command, outcome, reason: None, attempt: None, speaker: None })
         }
         Op::Ask { approval, run, expires } => Action::Approval(ApprovalRequest {
             approval: name(format!("ask{approval}")),

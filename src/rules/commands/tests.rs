@@ -38,7 +38,13 @@ fn an_outcome_of_an_older_attempt_is_refused_and_renews_nothing() {
     scene.take_over("r").unwrap();
     let mut report = |attempt| {
         let (command, attempt) = (name("c1"), Some(attempt));
-        scene.act(Action::Outcome(OutcomeRequest { command, consumed: true, reason: None, attempt, speaker: None }))
+        scene.act(Action::Outcome(OutcomeRequest {
+            command,
+            outcome: Reported::Consumed,
+            reason: None,
+            attempt,
+            speaker: None,
+        }))
     };
     assert!(matches!(report(1), Err(Refusal::StaleAttempt { given: 1, current: 2, .. })));
     report(2).unwrap();
