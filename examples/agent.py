@@ -163,18 +163,23 @@ class Agent:
             self.check(self.ask())
 
     def listen(self):
-        """Follows the commands lane: first what was asked and not done, then what comes after it, across any cut."""
-        cursor, pause, up_to_date = "0-0", 0.25, False
+        """The commands: first what was asked and not done, then what comes after it."""
+        cursor, up_to_date = "0-0", False
         while not up_to_date:
             pending = call("GET", f"{self.session}/commands?pending=true&after={cursor}")
             for command in pending["events"]:
                 self.orders.put(command)
             cursor, up_to_date = pending["next"], pending["up_to_date"]
+        for command in self.follow("commands", cursor):
+            self.orders.put(command)
+
+    def follow(self, lane, cursor):
+        """Gives the entries of a lane after `cursor` as they come, across any cut."""
+        pause = 0.25
         while not self.over.is_set():
             try:
                 headers = {"Last-Event-ID": cursor}
-                path = f"{self.session}/commands"
-                with request("GET", path, None, headers, SILENCE, "text/event-stream") as stream:
+                with request("GET", f"{self.session}/{lane}", None, headers, SILENCE, "text/event-stream") as stream:
                     if stream.status == 204:
                         raise Refused({"detail": "the session was closed", "code": "session_closed"})
                     frame = {}
@@ -187,10 +192,10 @@ class Agent:
                             if "id" in frame:
                                 cursor, pause = frame["id"], 0.25
                             if "data" in frame and "event" not in frame:
-                                self.orders.put(json.loads(frame["data"]))
+                                yield json.loads(frame["data"])
                             frame = {}
             except (OSError, http.client.HTTPException) as error:
-                note(f"commands: {error}; again in {pause:.1f} s")
+                note(f"{lane}: {error}; again in {pause:.1f} s")
             # An end that is no error is a gateway that goes down: another one serves the session.
             time.sleep(pause * random.uniform(1, 1.5))
             pause = min(pause * 2, 5.0)
@@ -269,8 +274,12 @@ def main():
     arguments = parser.parse_args()
     if not URL.startswith(("http://", "https://")):
         parser.error(f"MOORLINE_URL {URL!r} is no address of a gateway, as http://127.0.0.1:4770")
-
     agent = Agent(arguments.session, arguments.run, arguments.lease_ms)
+    return live(agent, lambda: agent.work(arguments.words, arguments.pause))
+
+
+def live(agent, work):
+    """An agent's whole life: starts its run, works, and ends the run, however the work went. Gives the exit code."""
     try:
         started = agent.start()
     except (Refused, OSError, http.client.HTTPException) as error:
@@ -281,7 +290,7 @@ def main():
         return 0
     note(f"started attempt {agent.attempt} of {agent.run}")
     try:
-        agent.work(arguments.words, arguments.pause)
+        work()
     except Stopped:
         # The grace is for this: a last word, and an end in our own name.
         try:
