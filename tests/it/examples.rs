@@ -1,5 +1,7 @@
 //! The agents in `examples/`, run for real: they stream, take a steer, reject what they do not know, and obey a stop.
 
+mod chat;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod authority;
 pub mod balancer;
+pub mod chat;
 pub mod crowd;
 pub mod gateway;
 pub mod process;
