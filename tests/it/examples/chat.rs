@@ -1,13 +1,20 @@
 //! The chat in `examples/chat`, driven as its page drives it: messages to the back end, commands to the gateway.
 
+use std::sync::Arc;
+
+use axum::{Router, routing::post};
 use serde_json::{Value, json};
 
 use crate::{
+    browser::browser,
     store_contract::Backend,
     support::{
+        balancer::Balancer,
         chat::BackEnd,
         eventually,
         gateway::{Gateway, Session},
+        process::Replica,
+        redis::RedisServer,
         tokens::{KeyFiles, claims, hs256, token},
         unique,
     },
@@ -186,4 +193,40 @@ async fn what_is_no_message_is_refused_and_a_gateway_that_is_away_is_told() {
     assert_eq!(back_end.say(&chat, "m", "words").await.is(409)["code"], "session_closed");
     gateway.shutdown().await;
     assert_eq!(back_end.say(&chat, "m", "words").await.status, 503);
+}
+
+/// In a browser, with tokens that end while it looks, a gateway that crashes, and one more that takes over its sessions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_page_survives_what_may_happen_to_it() {
+    let files = KeyFiles::new();
+    let (auth, secret) = files.secret();
+    let key = auth.secret_file.expect("a file").to_string_lossy().into_owned();
+    let gateways = Arc::new(Balancer::tcp(&[]).await);
+    let back_end = BackEnd::start(&gateways.url(), &files.path("secret"), &["--token-seconds", "2", "--pause", "0.03"]);
+
+    let (redis, prefix, origin) = (RedisServer::shared().url(), unique("gateway") + ":", back_end.origin.clone());
+    let start = move || {
+        let mut arguments = vec!["--redis-url", &redis, "--redis-prefix", &prefix, "--redis-timeout", "20s"];
+        arguments.extend(["--auth-secret-file", &key, "--auth-leeway", "0s", "--cors-origin", &origin]);
+        Replica::start_with(&arguments)
+    };
+    let running = Arc::new(std::sync::Mutex::new(start()));
+    gateways.add(running.lock().expect("a gateway").addr());
+    let addresses = gateways.clone();
+    let crash = move || {
+        let mut gateway = running.lock().expect("a gateway");
+        addresses.remove(gateway.addr());
+        gateway.kill9();
+        *gateway = start();
+        addresses.add(gateway.addr());
+        async {}
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let control = format!("http://{}/crash", listener.local_addr().expect("an address"));
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/crash", post(crash))).await });
+
+    let chat = unique("c");
+    let owner = token(&json!({"alg": "HS256"}), &claims(json!({})), hs256(&secret));
+    let (gateway, session) = (gateways.url(), format!("chat-{chat}"));
+    browser("chat.mjs", &[&gateway, &session, &back_end.origin, &chat, &owner, &control]).await;
 }
