@@ -9,6 +9,10 @@ import { Prose, prose } from "./prose.js";
 const WINDOW = 80;
 /** And so many when somebody reads further up: they must not be pushed away, nor be all there is. */
 const WINDOW_MAX = 320;
+/** What is shown has about so many elements; twice as many before the oldest leave. One thing alone has a few hundred.
+ * So many characters count as one. */
+const ELEMENTS_MAX = 3_000;
+const CHARACTERS = 100;
 /** Of what comes at once (history), the newest so many are made first, and the others of the window bit by bit: making one
  * takes up to a millisecond, and the page must not stand still. */
 const AT_ONCE = 16;
@@ -19,6 +23,11 @@ const MORE = 80;
 const NEAR_END = 80;
 const ROWS_MAX = 200;
 const COLUMNS_MAX = 50;
+const CELLS_MAX = 1_000;
+/** Of what is asked, so much is on a card. */
+const ASKED_MAX = 20;
+const ASKED_CHARACTERS = 4_000;
+const ITEM_CHARACTERS = 500;
 /** A date or a name is not broken. */
 const SHORT = 18;
 const PREVIEW_MAX = 20_000;
@@ -34,6 +43,9 @@ export class Conversation {
   #model = null;
   #from = 0;
   #extra = 0;
+  /** How many elements are shown, and how many of them were asked for. */
+  #elements = 0;
+  #extraElements = 0;
   #following = true;
 
   /** `decide(approval, decision)` is called for a press of a button. */
@@ -58,6 +70,8 @@ export class Conversation {
     this.#list.replaceChildren();
     this.#from = 0;
     this.#extra = 0;
+    this.#elements = 0;
+    this.#extraElements = 0;
     this.#following = true;
     this.#earlier.hidden = true;
   }
@@ -71,24 +85,46 @@ export class Conversation {
     const shown = items.length - this.#from;
     if (this.#following && shown > 2 * WINDOW + this.#extra) this.#drop(items.length - WINDOW - this.#extra, items);
     if (this.#following && items.length - this.#next(items) > AT_ONCE) this.#drop(items.length - AT_ONCE, items);
-    for (const item of dirty) this.#views.get(item)?.update();
+    for (const item of dirty) if (this.#views.has(item)) this.#bring(this.#views.get(item));
     dirty.clear();
     const fresh = [];
     const until = this.#following ? items.length : Math.min(items.length, this.#from + WINDOW_MAX + this.#extra);
-    for (let at = this.#next(items); at < until; at += 1) fresh.push(this.#view(items, at));
+    const room = () => this.#following || this.#elements < 2 * ELEMENTS_MAX + this.#extraElements;
+    for (let at = this.#next(items); at < until && room(); at += 1) fresh.push(this.#view(items, at));
     if (fresh.length > 0) this.#list.append(...fresh);
-    const short = fresh.length === 0 && this.#following && this.#from > 0 && this.#views.size < WINDOW;
-    if (short) this.#prepend(BIT);
+    if (this.#following) this.#thin(items);
+    const short = () => this.#following && this.#from > 0 && this.#views.size < WINDOW && this.#elements < ELEMENTS_MAX;
+    if (fresh.length === 0 && short()) this.#prepend(BIT, ELEMENTS_MAX);
     this.#earlier.hidden = this.#from === 0;
     if (this.#from > 0) this.#earlier.textContent = `Show earlier (${count(this.#from)})`;
     if (this.#following) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.#latest.hidden = this.#following || items.length === 0;
-    return this.#following && this.#from > 0 && this.#views.size < WINDOW;
+    return short();
+  }
+
+  /** Where there are too many elements, the oldest leave. */
+  #thin(items) {
+    if (this.#elements <= 2 * ELEMENTS_MAX + this.#extraElements) return;
+    let [from, elements] = [this.#from, this.#elements];
+    while (elements > ELEMENTS_MAX + this.#extraElements && from < items.length - 1) {
+      elements -= this.#views.get(items[from])?.elements ?? 0;
+      from += 1;
+    }
+    this.#drop(from, items);
+  }
+
+  #bring(view) {
+    view.update();
+    this.#elements -= view.elements ?? 0;
+    const { element } = view;
+    view.elements = 1 + element.querySelectorAll("*").length + element.textContent.length / CHARACTERS;
+    this.#elements += view.elements;
   }
 
   toEnd() {
     this.#following = true;
     this.#extra = 0;
+    this.#extraElements = 0;
     if (this.#model !== null) this.update(this.#model);
   }
 
@@ -99,7 +135,10 @@ export class Conversation {
   #drop(from, items) {
     const focused = this.#list.contains(document.activeElement);
     for (let at = this.#from; at < from; at += 1) {
-      this.#views.get(items[at])?.element.remove();
+      const view = this.#views.get(items[at]);
+      if (view === undefined) continue;
+      view.element.remove();
+      this.#elements -= view.elements;
       this.#views.delete(items[at]);
     }
     if (focused && !this.#list.contains(document.activeElement)) this.#scroller.focus({ preventScroll: true });
@@ -110,8 +149,10 @@ export class Conversation {
     const { scrollHeight, scrollTop } = this.#scroller;
     this.#following = false;
     this.#latest.hidden = false;
-    const elements = this.#prepend(MORE);
+    const before = this.#elements;
+    const elements = this.#prepend(MORE, before + ELEMENTS_MAX);
     this.#extra += elements.length;
+    this.#extraElements += this.#elements - before;
     this.#earlier.hidden = this.#from === 0;
     this.#earlier.textContent = `Show earlier (${count(this.#from)})`;
     // What was read stays where it was.
@@ -119,11 +160,14 @@ export class Conversation {
     (elements.at(-1) ?? this.#scroller).focus({ preventScroll: true });
   }
 
-  #prepend(most) {
-    const to = this.#from;
-    this.#from = Math.max(0, to - most);
+  /** Brings back so many, or until there are so many elements. */
+  #prepend(most, room) {
+    const to = Math.max(0, this.#from - most);
     const elements = [];
-    for (let at = this.#from; at < to; at += 1) elements.push(this.#view(this.#items, at));
+    while (this.#from > to && this.#elements < room) {
+      this.#from -= 1;
+      elements.unshift(this.#view(this.#items, this.#from));
+    }
     this.#list.prepend(...elements);
     return elements;
   }
@@ -140,7 +184,7 @@ export class Conversation {
     const view = VIEWS[item.kind](item, this.#decide, this.#model);
     view.element.classList.toggle("same", goesOn(items[at - 1], item));
     this.#views.set(item, view);
-    view.update();
+    this.#bring(view);
     return view.element;
   }
 }
@@ -186,8 +230,8 @@ function table(item) {
   const update = () => {
     title.textContent = item.title ?? "";
     title.hidden = !item.title;
-    const rows = item.rows.slice(0, ROWS_MAX).map((row) => row.slice(0, COLUMNS_MAX));
     const columns = item.columns.slice(0, COLUMNS_MAX);
+    const rows = rowsOf(item.rows);
     const numeric = columns.map((_, at) => isNumeric(rows.map((row) => row[at])));
     const cell = (tag) => (value, at) => {
       const words = cellText(value);
@@ -202,6 +246,18 @@ function table(item) {
     note.hidden = note.textContent === "";
   };
   return { element, update };
+}
+
+/** The first rows that there is room for. */
+function rowsOf(all) {
+  const rows = [];
+  let cells = 0;
+  for (const row of all.slice(0, ROWS_MAX)) {
+    rows.push(row.slice(0, COLUMNS_MAX));
+    cells += 1 + rows.at(-1).length;
+    if (cells > CELLS_MAX) break;
+  }
+  return rows;
 }
 
 const NUMBERS = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
@@ -290,13 +346,19 @@ function approval(item, decide) {
 
 /** What is asked, what it is about, and the two answers. Also used by the panel. */
 export function approvalBody(of, decide) {
-  const listed = of.items.slice(0, ROWS_MAX).map((one) => el("li", { dir: "auto" }, one));
-  if (of.items.length > ROWS_MAX) listed.push(el("li", {}, `… and ${count(of.items.length - ROWS_MAX)} more, which the log has`));
+  const listed = of.items.slice(0, ASKED_MAX).map((one) => el("li", { dir: "auto" }, cut(one, ITEM_CHARACTERS)));
+  const left = of.items.length - ASKED_MAX;
+  if (left > 0) listed.push(el("li", {}, `… and ${many(left, "more item")}, which the log has`));
   const items = listed.length === 0 ? null : el("ul", { class: "asked" }, ...listed);
-  const more = of.more === "" ? null : el("pre", { class: "asked", tabindex: "0", dir: "auto", "aria-label": "What else is said" }, of.more);
+  const more = of.more === "" ? null : el("pre", { class: "asked", tabindex: "0", dir: "auto", "aria-label": "What else is said" }, cut(of.more));
   const button = (decision, words) => el("button", { type: "button", class: decision, onclick: () => decide(of, decision) }, words);
   const actions = el("div", { class: "actions" }, button("approve", "Approve"), button("deny", "Deny"));
-  return [el("p", { class: "words", dir: "auto" }, of.words), items, more, actions, el("p", { class: "verdict" })];
+  return [el("p", { class: "words", dir: "auto" }, cut(of.words)), items, more, actions, el("p", { class: "verdict" })];
+}
+
+function cut(words, most = ASKED_CHARACTERS) {
+  const left = words.length - most;
+  return left <= 0 ? words : `${words.slice(0, most)} … and ${many(left, "more character")}, which the log has`;
 }
 
 export function showVerdict(of, actions, verdict) {

@@ -5,8 +5,15 @@
 
 /** A block is cut here: a single line of 200 KB must not be laid out anew with every word that comes. */
 const BLOCK_MAX = 4_000;
-/** So is a list or a table, after so many of its lines. */
+/** Any block is cut after so many lines. */
 const ITEMS_MAX = 200;
+/** A list or a table may be longer, but has no more elements, as far as signs tell: lines, cells, what stands out in them. */
+const LISTED_MAX = 16_000;
+const ELEMENTS_MAX = 300;
+/** A row has no more cells: the last one has the rest of the line, as it stands. */
+const CELLS_MAX = 50;
+/** In one text no more stands out: what comes after is shown as it was written. */
+export const SPANS_MAX = 100;
 
 /**
  * @typedef {{kind: "p"|"h"|"ul"|"ol"|"quote"|"code"|"table"|"hr", level?: number, items: string[]|string[][], start?: number}} Block
@@ -35,7 +42,7 @@ export class Blocks {
       // A line changes at most the newest block, and its newest line.
       const last = this.blocks.at(-1);
       const { length } = last?.items ?? [];
-      const undo = { count: this.blocks.length, last, length, item: last?.items.at(-1), size: last?.size };
+      const undo = { count: this.blocks.length, last, length, item: last?.items.at(-1), size: last?.size, elements: last?.elements };
       this.#undo = { ...undo, fence: this.#fence, open: this.#open };
       this.#line(this.#rest);
     }
@@ -53,6 +60,7 @@ export class Blocks {
       last.items.length = undo.length;
       if (undo.length > 0) last.items[undo.length - 1] = undo.item;
       last.size = undo.size;
+      last.elements = undo.elements;
     }
     this.#fence = undo.fence;
     this.#open = undo.open;
@@ -93,15 +101,15 @@ export class Blocks {
       const kind = bullet[2] === undefined ? "ul" : "ol";
       if (!(this.#open && this.blocks.at(-1).kind === kind && this.#hasRoom())) this.#begin(kind, { start: Number(bullet[2] ?? 1) });
       this.blocks.at(-1).items.push(bullet[3]);
-      return;
+      return this.#grown(bullet[3], 1);
     }
     const quote = /^\s{0,3}>\s?(.*)$/.exec(line);
     if (quote !== null) return this.#into("quote", quote[1]);
     const last = this.blocks.at(-1);
-    if (this.#open && (last.kind === "ul" || last.kind === "ol")) {
+    if (this.#open && (last.kind === "ul" || last.kind === "ol") && last.items.at(-1).length < BLOCK_MAX) {
       // The rest of an item.
       last.items.push(`${last.items.pop()} ${trimmed}`);
-      return;
+      return this.#grown(trimmed, 0);
     }
     this.#into("p", line);
   }
@@ -118,16 +126,17 @@ export class Blocks {
     const cells = cellsOf(line);
     const last = this.blocks.at(-1);
     if (this.#open && last.kind === "table") {
-      if (this.#hasRoom()) last.items.push(cells);
-      else this.#begin("table", { items: [last.items[0], cells] });
-      return;
+      const row = atMost(cells, CELLS_MAX);
+      if (this.#hasRoom()) last.items.push(row);
+      else this.#begin("table", { items: [last.items[0], row] });
+      return this.#grown(line, 1 + row.length);
     }
     const rule = cells.every((cell) => /^:?-+:?$/.test(cell));
     if (rule && this.#open && last.kind === "p" && last.items.at(-1)?.trim().startsWith("|")) {
       // Now the line before is known to be a head.
       const head = last.items.pop();
       if (last.items.length === 0) this.blocks.pop();
-      this.#begin("table", { items: [cellsOf(head.trim())] });
+      this.#begin("table", { items: [atMost(cellsOf(head.trim()), CELLS_MAX)] });
       return;
     }
     this.#into("p", line);
@@ -135,19 +144,26 @@ export class Blocks {
 
   #into(kind, line) {
     const last = this.blocks.at(-1);
-    const room = last !== undefined && last.size + line.length <= BLOCK_MAX;
+    const room = last !== undefined && last.size + line.length <= BLOCK_MAX && last.items.length < ITEMS_MAX;
     if (!(this.#open && last.kind === kind && room)) this.#begin(kind);
     const block = this.blocks.at(-1);
     block.items.push(line);
-    block.size = (block.size ?? 0) + line.length;
+    block.size += line.length;
   }
 
   #hasRoom() {
-    return this.blocks.at(-1).items.length < ITEMS_MAX;
+    const { items, size, elements } = this.blocks.at(-1);
+    return items.length < ITEMS_MAX && size < LISTED_MAX && elements < ELEMENTS_MAX;
+  }
+
+  #grown(line, elements) {
+    const block = this.blocks.at(-1);
+    block.size += line.length;
+    block.elements += elements + signs(line);
   }
 
   #begin(kind, more = {}) {
-    this.blocks.push({ kind, items: [], size: 0, ...more });
+    this.blocks.push({ kind, items: [], size: 0, elements: 0, ...more });
     this.#open = true;
   }
 
@@ -173,6 +189,21 @@ function breakAt(text) {
   return code >= 0xd800 && code < 0xdc00 ? BLOCK_MAX - 1 : BLOCK_MAX;
 }
 
+/** Not fewer than what stands out in a text; a part of it at a time gives the same. */
+function signs(text) {
+  let pairs = 0;
+  let links = 0;
+  for (const sign of text) {
+    if (sign === "[") links += 1;
+    else if (sign === "*" || sign === "_" || sign === "`") pairs += 1;
+  }
+  return pairs / 2 + links;
+}
+
+function atMost(cells, most) {
+  return cells.length <= most ? cells : [...cells.slice(0, most - 1), cells.slice(most - 1).join(" | ")];
+}
+
 function cellsOf(line) {
   const inner = line.replace(/^\|/, "").replace(/\|$/, "");
   return inner.split("|").map((cell) => cell.trim());
@@ -183,13 +214,16 @@ function cellsOf(line) {
 // Each alternative needs its own end within the line, so nothing is tried twice.
 const INLINE = /`([^`]+)`|\*\*([^*]+)\*\*|__([^_]+)__|\*([^*\s][^*]*)\*|\b_([^_\s][^_]*)_\b|\[([^[\]]+)\]\(([^()\s]+)\)/g;
 
-/** The spans of a line. @returns {Span[]} */
-export function inline(text) {
+/** The spans of a line; at most so many of them are more than text. @returns {Span[]} */
+export function inline(text, most = SPANS_MAX) {
   const spans = [];
   let from = 0;
+  let left = most;
   for (const found of text.matchAll(INLINE)) {
+    if (left === 0) break;
     const span = spanOf(found);
     if (span === null) continue;
+    left -= 1;
     if (found.index > from) spans.push({ kind: "text", text: text.slice(from, found.index) });
     spans.push(span);
     from = found.index + found[0].length;

@@ -1,17 +1,21 @@
 // Runs with their state and lease, commands with their outcome, approvals that wait: what can be decided and stopped.
 
 import { approvalBody, outcomeWords } from "./conversation.js";
-import { clock, el, find, hue, many, say } from "./dom.js";
+import { clock, count, el, find, hue, many, say } from "./dom.js";
 import { NOBODY, ended } from "./model.js";
 
 const COMMANDS_MAX = 50;
 const RUNS_MAX = 200;
+const APPROVALS_MAX = 50;
 
 export class Panel {
   #acts;
   #runs = new Map();
   #commands = new Map();
   #approvals = new Map();
+  /** Somebody is at the approvals. */
+  #held = false;
+  #model = null;
   #control = -1;
   #parents = new Set();
 
@@ -32,6 +36,7 @@ export class Panel {
   update(model) {
     if (model.control === this.#control) return;
     this.#control = model.control;
+    this.#model = model;
     this.#showRuns(model);
     this.#showCommands(model);
     this.#showApprovals(model);
@@ -45,6 +50,7 @@ export class Panel {
     const now = Date.now();
     for (const view of this.#runs.values()) view.tick(now);
     for (const view of this.#approvals.values()) view.tick(now);
+    if (this.#held && !heldNow()) this.#showApprovals(this.#model);
   }
 
   #showRuns(model) {
@@ -55,7 +61,8 @@ export class Panel {
     if (focused && !find("runs").contains(document.activeElement)) rest("runs-title");
     for (const { run } of runs) this.#runs.get(run.run).update(run);
     empty(find("runs"), runs.length, "No run yet. A run is one piece of work of one agent.");
-    more(find("runs"), model.runs.size - runs.length);
+    const left = model.runs.size - runs.length;
+    more(find("runs"), left, `${many(left, "run")} not shown: ended, and older than these.`);
   }
 
   #run(run, depth) {
@@ -114,10 +121,14 @@ export class Panel {
   #showApprovals(model) {
     const open = [...model.approvals.values()].filter((one) => one.decision === null);
     const focused = find("approvals").contains(document.activeElement);
-    sync(find("approvals"), this.#approvals, open, ({ approval }) => approval, (of) => this.#approval(of));
+    this.#held = heldNow();
+    const shown = waiting(open, this.#held ? this.#approvals : new Map());
+    sync(find("approvals"), this.#approvals, shown, ({ approval }) => approval, (of) => this.#approval(of));
     if (focused && !find("approvals").contains(document.activeElement)) rest("approvals-title");
     say(find("approvals-count"), open.length === 0 ? "" : String(open.length));
     empty(find("approvals"), open.length, "Nothing waits for a decision.", "p");
+    const left = open.length - shown.length;
+    more(find("approvals"), left, `… and ${count(left)} more. They come as these are decided.`, "p");
   }
 
   #approval(of) {
@@ -186,12 +197,32 @@ function empty(parent, length, words, tag = "li") {
 }
 
 /** Says how many are left out. */
-function more(parent, left) {
+function more(parent, left, words, tag = "li") {
   const there = parent.querySelector(":scope > .more");
   if (left === 0) return there?.remove();
-  const line = there ?? el("li", { class: "more" });
-  say(line, `${many(left, "run")} not shown: ended, and older than these.`);
+  const line = there ?? el(tag, { class: "more fine" });
+  say(line, words);
   if (parent.lastChild !== line) parent.append(line);
+}
+
+/** Whoever points at a card, or has the keyboard on it, must not find another one in its place. */
+function heldNow() {
+  return find("approvals").matches(":hover, :focus-within");
+}
+
+/** The approvals there is room for: those that must stay, and the newest. */
+export function waiting(open, held) {
+  if (open.length <= APPROVALS_MAX) return open;
+  let room = APPROVALS_MAX - open.filter(({ approval }) => held.has(approval)).length;
+  const kept = new Set();
+  for (const { approval } of [...open].reverse()) {
+    if (held.has(approval)) kept.add(approval);
+    else if (room > 0) {
+      kept.add(approval);
+      room -= 1;
+    }
+  }
+  return open.filter(({ approval }) => kept.has(approval));
 }
 
 /** The runs there is room for, each after its parent: what is live and all above it, and of what has ended the newest. */

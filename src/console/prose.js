@@ -1,11 +1,14 @@
 // A message's text on the page. It follows text that grows: only the newest block is built anew.
 
 import { el, many } from "./dom.js";
-import { Blocks, inline } from "./markdown.js";
+import { Blocks, SPANS_MAX, inline } from "./markdown.js";
 
 /** So much of a message is in the page at once; the rest is a button away. */
 const BLOCKS_MAX = 120;
 const CHARACTERS_MAX = 40_000;
+const ELEMENTS_MAX = 600;
+/** A press of the button brings so many elements more, whatever they hold. */
+const MORE = 2_000;
 
 export class Prose {
   element = el("div", { class: "prose", dir: "auto" });
@@ -14,7 +17,9 @@ export class Prose {
   /** What the page shows of each block from `#from` on. */
   #shown = [];
   #from = 0;
-  #whole = false;
+  /** What may be in the page. */
+  #most = { blocks: BLOCKS_MAX, characters: CHARACTERS_MAX, elements: ELEMENTS_MAX };
+  #sizes = new WeakMap();
   #more = null;
 
   /** Shows all of `text`, which may only have grown. */
@@ -28,7 +33,9 @@ export class Prose {
 
   #build() {
     const { blocks } = this.#parser;
-    const from = this.#whole ? 0 : this.#start(blocks);
+    // The newest line may have gone back into a block that had left.
+    if (this.#from >= blocks.length) this.#restart();
+    const from = this.#start(blocks);
     while (this.#from < from && this.#shown.length > 0) {
       this.#shown.shift().element.remove();
       this.#from += 1;
@@ -53,13 +60,33 @@ export class Prose {
     this.#button();
   }
 
+  #restart() {
+    for (const shown of this.#shown) shown.element.remove();
+    this.#shown = [];
+    this.#from = 0;
+  }
+
+  /** Where the newest part begins that there is room for; the newest block is always in it. */
   #start(blocks) {
-    let characters = 0;
-    for (let at = blocks.length - 1; at > 0; at -= 1) {
-      for (const item of blocks[at].items) characters += item.length;
-      if (blocks.length - at > BLOCKS_MAX || characters > CHARACTERS_MAX) return Math.max(at, this.#from);
+    const most = this.#most;
+    let [characters, elements] = [0, 0];
+    for (let at = blocks.length - 1; at >= this.#from; at -= 1) {
+      const size = this.#size(blocks, at);
+      characters += size.characters;
+      elements += size.elements;
+      const over = blocks.length - at > most.blocks || characters > most.characters || elements > most.elements;
+      if (over && at < blocks.length - 1) return at + 1;
     }
-    return 0;
+    return this.#from;
+  }
+
+  #size(blocks, at) {
+    const known = this.#sizes.get(blocks[at]);
+    if (known !== undefined) return known;
+    const size = sizeOf(blocks[at]);
+    // The newest two can still change.
+    if (at < blocks.length - 2) this.#sizes.set(blocks[at], size);
+    return size;
   }
 
   #button() {
@@ -70,14 +97,12 @@ export class Prose {
     }
     const words = `Show ${many(this.#from, "earlier paragraph")} of this message`;
     if (this.#more === null) {
-      const all = () => {
-        this.#whole = true;
-        for (const shown of this.#shown) shown.element.remove();
-        this.#shown = [];
-        this.#from = 0;
+      const earlier = () => {
+        this.#most = { blocks: Infinity, characters: Infinity, elements: this.#most.elements + MORE };
+        this.#restart();
         this.#build();
       };
-      this.#more = el("button", { type: "button", class: "quiet", onclick: all });
+      this.#more = el("button", { type: "button", class: "quiet", onclick: earlier });
       this.element.prepend(this.#more);
     }
     this.#more.textContent = words;
@@ -92,6 +117,33 @@ export function prose(text) {
 }
 
 const CONTAINER = { p: "p", quote: "blockquote", ul: "ul", ol: "ol", table: "table", hr: "hr" };
+
+/** What a block takes in the page: as `build` and `refill` make it. Two lines of a text take no less than an element. */
+function sizeOf({ kind, items }) {
+  if (kind === "ul" || kind === "ol") return sizeOfTexts(items, 1 + items.length);
+  if (kind !== "table") return sizeOfTexts([items.join("\n")], 2 + items.length / 2, kind === "code" ? 0 : SPANS_MAX);
+  const size = { characters: 0, elements: 2 };
+  for (const cells of items) {
+    const row = sizeOfTexts(cells, 1 + cells.length, inCell(cells));
+    size.characters += row.characters;
+    size.elements += row.elements;
+  }
+  return size;
+}
+
+function sizeOfTexts(texts, elements, most = SPANS_MAX) {
+  let characters = 0;
+  for (const text of texts) {
+    characters += text.length;
+    if (most > 0) elements += inline(text, most).filter(({ kind }) => kind !== "text").length;
+  }
+  return { characters, elements };
+}
+
+/** What may stand out in a cell, for a row to have no more than any text. */
+function inCell(cells) {
+  return Math.max(2, Math.floor(SPANS_MAX / cells.length));
+}
 
 function build(block) {
   const shown = { block, element: null, body: null, items: 0, last: null };
@@ -135,7 +187,7 @@ function refill(shown) {
       return grow(element, items, (item) => el("li", { dir: "auto" }, ...spans(item)));
     case "table":
       return grow(body, items, (cells, at) =>
-        el("tr", {}, ...cells.map((cell) => el(at === 0 ? "th" : "td", at === 0 ? { scope: "col" } : {}, ...spans(cell)))),
+        el("tr", {}, ...cells.map((cell) => el(at === 0 ? "th" : "td", at === 0 ? { scope: "col" } : {}, ...spans(cell, inCell(cells))))),
       );
   }
 }
@@ -148,8 +200,8 @@ function grow(parent, items, make) {
   for (let at = from; at < items.length; at += 1) parent.append(make(items[at], at));
 }
 
-function spans(text) {
-  return inline(text).map((span) => {
+function spans(text, most = SPANS_MAX) {
+  return inline(text, most).map((span) => {
     switch (span.kind) {
       case "code":
         return el("code", { dir: "auto" }, span.text);

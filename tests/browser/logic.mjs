@@ -9,7 +9,7 @@ await run(async ({ open }) => {
       const [a, b] = [JSON.stringify(found), JSON.stringify(wanted)];
       if (a !== b) throw new Error(`${what}: ${a} instead of ${b}`);
     };
-    const [{ Decoder }, { Ledger, parseId }, { Blocks, inline }, { Model }, { Connection }, { shown }, { lossWords, resumeWords }] = await Promise.all(
+    const [{ Decoder }, { Ledger, parseId }, { Blocks, inline }, { Model }, { Connection }, { shown, waiting }, { lossWords, resumeWords }] = await Promise.all(
       ["sse", "ledger", "markdown", "model", "connection", "panel", "tell"].map((name) => import(`/console/${name}.js`)),
     );
     let seed = 12_345;
@@ -116,6 +116,87 @@ await run(async ({ open }) => {
     for (let at = 0; at < emoji.length; at += 777) long.push(emoji.slice(at, at + 777));
     equal(long.blocks.length > 3 && long.blocks.flatMap(({ items }) => items).join("") === emoji, true, "a long line");
     equal(long.blocks.every(({ items }) => items.every((item) => item.isWellFormed?.() ?? true)), true, "whole characters");
+
+    // Whatever a message holds, it has a few hundred elements; a press brings some more, and the last press all of it.
+    const { Prose } = await import("/console/prose.js");
+    const elements = (element) => element.querySelectorAll("*").length;
+    const rows = (row) => `|a|b|\n|-|-|\n${row.repeat(40_000 / row.length)}`;
+    const crowds = {
+      rows: rows("|a|b|\n"),
+      cells: rows(`${"|a".repeat(1_900)}|\n`),
+      "what stands out in cells": rows(`${"|*a*`b`".repeat(300)}|\n`),
+      items: "- x\n".repeat(10_000),
+      "what stands out in items": "- *a\nb* `c` [d](http://e)\n".repeat(1_600),
+      "an item that goes on": `- x\n${"*a* `b`\n".repeat(5_000)}`,
+      "what stands out": "*a*".repeat(13_000),
+      "lines that stand out": "*a\nb*\n".repeat(6_000),
+      headings: "# *a*\n".repeat(6_000),
+      rules: "---\n".repeat(10_000),
+      "lines of code": `\`\`\`\n${"\n".repeat(40_000)}`,
+      quotes: "> *a*\n".repeat(6_000),
+    };
+    for (const [what, crowd] of Object.entries(crowds)) {
+      const whole = new Prose();
+      whole.show(crowd);
+      const growing = new Prose();
+      for (let at = 0; at < crowd.length; at += 4_999) {
+        growing.show(crowd.slice(0, at + 4_999));
+        equal(elements(growing.element) <= 700, true, `${what}, growing: ${elements(growing.element)} elements`);
+      }
+      const first = elements(whole.element);
+      equal(first > 5 && first <= 700, true, `${what}: ${first} elements`);
+      const lines = whole.element.innerText.split("\n").length;
+      equal(lines < 2_000, true, `${what}: ${lines} lines`);
+      let presses = 0;
+      for (let before = first; whole.element.querySelector("button.quiet") !== null; presses += 1) {
+        whole.element.querySelector("button.quiet").click();
+        const now = elements(whole.element);
+        equal(now > before && now - before < 3_000, true, `${what}: ${before}, then ${now}`);
+        before = now;
+      }
+      equal(presses > 0, true, `${what}: ${presses} presses`);
+    }
+    const broad = new Blocks();
+    broad.push(`|a|b|\n|-|-|\n|${Array.from({ length: 60 }, (_, n) => n).join("|")}|`);
+    equal([broad.blocks[0].items[1].length, broad.blocks[0].items[1].at(-1)], [50, "49 | 50 | 51 | 52 | 53 | 54 | 55 | 56 | 57 | 58 | 59"], "cells");
+    equal([inline("*a*".repeat(200)).length, inline("*a*".repeat(200)).at(-1).text], [101, "*a*".repeat(100)], "the rest is as written");
+
+    // All that is shown has a few thousand, whether one reads the end or further up.
+    const { Conversation } = await import("/console/conversation.js");
+    const scroller = document.createElement("div");
+    scroller.style.cssText = "height: 300px; overflow: auto";
+    document.body.append(scroller);
+    const talk = new Conversation(scroller, () => {});
+    const crowded = new Model();
+    const items = Array.from({ length: 200 }, (_, n) => `item ${n}`);
+    const wide = { columns: Array(60).fill("c"), rows: Array(300).fill(Array(60).fill(1)) };
+    const happens = (n) => {
+      const text = Object.values(crowds)[n % Object.keys(crowds).length];
+      crowded.take(`1-${4 * n + 1}`, JSON.stringify({ type: "message", agent: "a", data: { text } }));
+      crowded.take(`1-${4 * n + 2}`, JSON.stringify({ type: "table", agent: "a", data: wide }));
+      crowded.take(`1-${4 * n + 3}`, JSON.stringify({ type: "approval.requested", agent: "a", data: { approval: `a${n}`, prompt: { text: "?", items } } }));
+      crowded.take(`1-${4 * n + 4}`, JSON.stringify({ type: "message", agent: "a", data: { text: "x ".repeat(20_000) } }));
+    };
+    for (let n = 0; n < 60; n += 1) {
+      happens(n);
+      if (n > 5) for (let turn = 0; talk.update(crowded); turn += 1) equal(turn < 100, true, "an end of it");
+      equal(elements(scroller) < 8_000, true, `${elements(scroller)} elements are shown`);
+    }
+    const newest = () => scroller.querySelector(".items").lastChild.textContent.includes("x x x");
+    equal(newest(), true, "the newest is shown");
+    equal(scroller.querySelector(".asked").childElementCount, 21);
+    equal(scroller.querySelector(".asked").lastChild.textContent, "… and 180 more items, which the log has");
+    const [there, had] = [scroller.querySelectorAll(".item").length, elements(scroller)];
+    scroller.querySelector(".earlier").click();
+    equal(scroller.querySelectorAll(".item").length > there, true, "earlier ones");
+    equal(elements(scroller) - had < 5_000, true, "a press brings so many");
+    for (let n = 60; n < 120; n += 1) happens(n);
+    talk.update(crowded);
+    equal(elements(scroller) < 14_000, true, `${elements(scroller)} elements are shown to a reader`);
+    talk.toEnd();
+    for (let turn = 0; talk.update(crowded); turn += 1) equal(turn < 100, true, "an end of it");
+    equal([newest(), elements(scroller) < 8_000], [true, true], "back at the end");
+    scroller.remove();
 
     // Deltas become messages by agent, run and id; without an id, by who speaks without a pause.
     const model = new Model();
@@ -240,6 +321,13 @@ await run(async ({ open }) => {
     runs.clear();
     for (let n = 0; n < 10_000; n += 1) start(`r${n}`, n === 0 ? null : `r${n - 1}`, "running");
     equal(shown(runs).length, 10_000, "a deep tree");
+
+    // Of what waits, the newest; and what somebody is at.
+    const open_ = Array.from({ length: 400 }, (_, n) => ({ approval: `a${n}` }));
+    const names = (held) => waiting(open_, new Map(held.map((name) => [name, null]))).map(({ approval }) => approval);
+    equal([names([]).length, names([])[0], names([]).at(-1)], [50, "a350", "a399"]);
+    equal([names(["a3"]).length, names(["a3"]).slice(0, 2)], [50, ["a3", "a351"]]);
+    equal(waiting(open_.slice(0, 50), new Map()).length, 50);
 
     // A connection: what breaks is tried again with the last id, longer and longer apart; what is refused is not.
     const bytes = (lines) => new TextEncoder().encode(lines);

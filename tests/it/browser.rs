@@ -139,6 +139,11 @@ async fn fifty_thousand_events_take_few_elements() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_comes_all_can_be_stopped() {
+    shows("flood.mjs", Backend::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everybody_can_use_it() {
     shows("looks.mjs", Backend::Memory).await;
 }
