@@ -49,9 +49,9 @@ fn an_empty_variable_is_none() {
 #[test]
 fn what_does_not_go_together_is_wrong_usage() {
     for (arguments, told) in [
-        (&["--listen", "localhost:4770"][..], "IP address and a port, as 127.0.0.1:4770 or 0.0.0.0:4770"),
-        (&["--listen", ":4770"], "IP address and a port"),
-        (&["--metrics-listen", "4772"], "IP address and a port"),
+        (&["--listen", "localhost"][..], "a host and a port, as 127.0.0.1:4770, 0.0.0.0:4770 or localhost:4770"),
+        (&["--listen", ":4770"], "a host and a port"),
+        (&["--metrics-listen", "4772"], "a host and a port"),
         (&["--cors-credentials"], "--cors-origin"),
         (&["--redis-ca", "ca.crt"], "rediss://"),
         (&["--redis-ca", "ca.crt", "--redis-url", "redis://127.0.0.1:1"], "--redis-ca is for a Redis that speaks TLS"),
