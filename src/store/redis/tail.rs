@@ -220,10 +220,11 @@ impl Keeper {
             tracing::warn!(why, "lost the subscription to Redis; streams wait and catch up when it is back");
             let (lost, mut pause) = (Instant::now(), Pause::new(RECONNECT_MIN, RECONNECT_MAX));
             subscriber = loop {
+                let connected = self.connect().await;
                 // A new connection has nothing to unsubscribe, and who has given up waits for nothing.
                 kept.extend(std::iter::from_fn(|| self.operations.try_recv().ok()));
                 kept.retain(|operation| matches!(operation, Operation::Subscribe(_, done) if !done.is_closed()));
-                match self.connect().await {
+                match connected {
                     Ok(subscriber) => break subscriber,
                     Err(error) => tracing::debug!(%error, "no subscriber connection yet"),
                 }
