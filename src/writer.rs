@@ -475,10 +475,25 @@ fn answer(batch: Vec<Waiting>, decided: Decided, control: &mut Control, now: Ms,
     for (waiting, (verdict, part)) in batch.into_iter().zip(decided.verdicts) {
         let answer = match verdict {
             Err(refusal) => Err(refusal.into()),
-            Ok(reply) => done(reply, part.map(|at| (&decided.commit.parts[at], &parts[at])), control, now, due),
+            Ok(mut reply) => {
+                bound_leases(&mut reply, now);
+                done(reply, part.map(|at| (&decided.commit.parts[at], &parts[at])), control, now, due)
+            }
         };
         // Whoever asked may have gone.
         let _ = waiting.done.send(answer);
+    }
+}
+
+/// A lease is renewed to the store's time, which nobody knew when the reply was made: that had the latest that it could be.
+fn bound_leases(reply: &mut Reply, now: Ms) {
+    let views = match reply {
+        Reply::Run(view) => std::slice::from_mut(view),
+        Reply::Appended(views) => &mut views[..],
+        Reply::Done | Reply::Accepted(_) | Reply::Known(_) => &mut [],
+    };
+    for view in views {
+        view.lease_until = view.lease_until.map(|until| until.min(now + view.lease_ms));
     }
 }
 

@@ -13,7 +13,7 @@ use futures_util::{FutureExt, future::join_all};
 use moorline::{
     event::{Defaults, Event},
     id::{Lane, Name},
-    rules::{Action, Append, CommandRequest, Control, Limits},
+    rules::{Action, Append, CommandRequest, Control, Limits, Reply, RunRequest},
     store::{
         Commit, Outcome, Page, ProducerState, ReadFrom, Retention, Stat, Store, StoreError, Subscription, Tail,
         memory::MemoryStore,
@@ -30,16 +30,25 @@ struct Gated {
     asked: AtomicUsize,
     /// The next one panics.
     breaks: AtomicBool,
+    /// What an answer takes on its way.
+    way: Duration,
 }
 
 impl Gated {
     fn new() -> Arc<Self> {
-        let store = MemoryStore::new(Retention::default());
+        Self::distant(Duration::ZERO, 0)
+    }
+
+    /// Lets so many commits through.
+    fn distant(way: Duration, commits: usize) -> Arc<Self> {
+        let began = Instant::now();
+        let clock = move || 1_000_000 + began.elapsed().as_millis() as u64;
         Arc::new(Gated {
-            store,
-            commits: Semaphore::new(0),
+            store: MemoryStore::with_clock(Retention::default(), Arc::new(clock)),
+            commits: Semaphore::new(commits),
             asked: AtomicUsize::new(0),
             breaks: AtomicBool::new(false),
+            way,
         })
     }
 }
@@ -51,7 +60,12 @@ impl Store for Gated {
         let closed = |_| StoreError::Unavailable("it is away".into());
         self.commits.acquire().await.map_err(closed)?.forget();
         assert!(!self.breaks.swap(false, SeqCst), "as told");
-        self.store.commit(session, commit).await
+        let outcome = self.store.commit(session, commit).await;
+        // (A pause of nothing is one, too.)
+        if !self.way.is_zero() {
+            tokio::time::sleep(self.way).await;
+        }
+        outcome
     }
 
     async fn read(&self, session: &Name, lane: Lane, from: ReadFrom, limit: usize) -> Result<Page, StoreError> {
@@ -177,61 +191,10 @@ async fn what_waits_behind_a_store_that_is_away_does_not_wait_for_a_row_of_failu
     assert_eq!(store.asked.load(SeqCst), 1);
 }
 
-/// A store whose answers take their time.
-struct Distant {
-    store: MemoryStore,
-    way: Duration,
-}
-
-impl Distant {
-    fn new(way: Duration) -> Arc<Self> {
-        let began = Instant::now();
-        let clock = move || 1_000_000 + began.elapsed().as_millis() as u64;
-        Arc::new(Distant { store: MemoryStore::with_clock(Retention::default(), Arc::new(clock)), way })
-    }
-}
-
-#[async_trait]
-impl Store for Distant {
-    async fn commit(&self, session: &Name, commit: &Commit) -> Result<Outcome, StoreError> {
-        let outcome = self.store.commit(session, commit).await;
-        tokio::time::sleep(self.way).await;
-        outcome
-    }
-
-    async fn read(&self, session: &Name, lane: Lane, from: ReadFrom, limit: usize) -> Result<Page, StoreError> {
-        self.store.read(session, lane, from, limit).await
-    }
-
-    async fn stat(&self, session: &Name) -> Result<Option<Stat>, StoreError> {
-        self.store.stat(session).await
-    }
-
-    async fn producer(&self, session: &Name, producer: &Name) -> Result<Option<ProducerState>, StoreError> {
-        self.store.producer(session, producer).await
-    }
-
-    async fn delete(&self, session: &Name) -> Result<bool, StoreError> {
-        self.store.delete(session).await
-    }
-
-    async fn subscribe(&self, session: &Name, tail: Arc<dyn Tail>) -> Result<Subscription, StoreError> {
-        self.store.subscribe(session, tail).await
-    }
-
-    async fn health(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn kind(&self) -> &'static str {
-        "distant"
-    }
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_deadline_does_not_come_too_early_however_late_the_store_answers() {
+async fn a_deadline_is_neither_too_early_nor_a_lease_overstated_however_late_the_store_answers() {
     let way = Duration::from_millis(900);
-    let store = Distant::new(way);
+    let store = Gated::distant(way, 100);
     let writers = Writers::new(store.clone(), Limits::default());
     let session: Name = "s".parse().unwrap();
     let command = |id: &str| {
@@ -255,5 +218,21 @@ async fn a_deadline_does_not_come_too_early_however_late_the_store_answers() {
         let control = Control::read(&state, Limits::default()).unwrap();
         let lives = control.command(&id.parse().unwrap()).unwrap().expires.unwrap() - entry.ms;
         assert!((5_000..=5_000 + 2 * way.as_millis() as u64).contains(&lives), "{id}: {lives} ms");
+    }
+    // What an agent is told of its lease is no more than what it has.
+    let start = RunRequest {
+        run: "r".parse().unwrap(),
+        agent: None,
+        parent: None,
+        lease_ms: None,
+        takeover: false,
+        speaker: None,
+    };
+    for action in [Action::Start(start), Action::Heartbeat { run: "r".parse().unwrap(), attempt: None, speaker: None }]
+    {
+        let Reply::Run(view) = writers.act(&session, action).await.unwrap().reply else { panic!("no run") };
+        let state = store.stat(&session).await.unwrap().unwrap().snapshot.state.unwrap();
+        let touched = state.touched.iter().find(|(run, _)| run.as_str() == "r").unwrap().1;
+        assert_eq!(view.lease_until, Some(touched + view.lease_ms));
     }
 }

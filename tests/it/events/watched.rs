@@ -27,6 +27,17 @@ fn put(session: &Session) -> Endless {
     Endless::send(session.http.put(session.url("/runs/r")).header("content-type", LINES))
 }
 
+/// The bodies, each with an event in the log.
+async fn begun<const N: usize>(session: &Session, bodies: [Endless; N]) -> [Endless; N] {
+    let mut stream = session.follow("?type=n").await;
+    stream.caught_up().await;
+    for body in &bodies {
+        body.piece(EVENT).await;
+        stream.entry().await;
+    }
+    bodies
+}
+
 async fn delete(session: &Session) {
     let deleted = session.http.delete(session.url("")).send().await.expect("an answer");
     assert_eq!(deleted.status(), 204);
@@ -55,13 +66,7 @@ async fn what_has_arrived_when_a_stop_comes_is_appended(backend: Backend) {
 async fn a_body_ends_with_its_session_although_it_is_silent(backend: Backend) {
     let gateway = Gateway::start(backend).await;
     let session = gateway.session();
-    let mut stream = session.follow("?type=n").await;
-    stream.caught_up().await;
-    let bodies = [put(&session), Endless::post(&session, "/events?run=label", LINES)];
-    for body in &bodies {
-        body.piece(EVENT).await;
-        stream.entry().await;
-    }
+    let bodies = begun(&session, [put(&session), Endless::post(&session, "/events?run=label", LINES)]).await;
     delete(&session).await;
     for body in bodies {
         assert_eq!(body.answered().await.problem(404, "unknown_session")["appended"], 1);
@@ -72,13 +77,7 @@ async fn a_body_ends_with_its_session_although_it_is_silent(backend: Backend) {
 async fn a_body_does_not_go_on_in_a_later_session_of_the_name(backend: Backend) {
     let gateway = Gateway::start(backend).await;
     let session = gateway.session();
-    let mut stream = session.follow("?type=n").await;
-    stream.caught_up().await;
-    let bodies = [put(&session), Endless::post(&session, "/events", LINES)];
-    for body in &bodies {
-        body.piece(EVENT).await;
-        stream.entry().await;
-    }
+    let bodies = begun(&session, [put(&session), Endless::post(&session, "/events", LINES)]).await;
     delete(&session).await;
     session.post("/runs", json!({"run": "r"})).await.is(201);
     for body in bodies {
@@ -94,11 +93,7 @@ async fn a_body_that_was_stopped_and_erased_is_no_success(backend: Backend) {
     let gateway = Gateway::start(backend).await;
     for _ in 0..20 {
         let session = gateway.session();
-        let mut stream = session.follow("?type=n").await;
-        stream.caught_up().await;
-        let body = put(&session);
-        body.piece(EVENT).await;
-        stream.entry().await;
+        let [body] = begun(&session, [put(&session)]).await;
         session.post("/commands", json!({"type": "stop", "run": "r", "grace_ms": 0})).await.is(202);
         delete(&session).await;
         let answer = body.answered().await;
