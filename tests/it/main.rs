@@ -20,6 +20,7 @@ mod cross_origin;
 mod early_answers;
 mod events;
 mod examples;
+mod growth;
 mod hostile;
 mod independent_clients;
 mod local_only;
