@@ -9,7 +9,7 @@ use std::{
 const BORDERS: [(&str, &[&str]); 16] = [
     ("redis::", &["store/redis", "lib.rs", "store.rs"]),
     ("deadpool::", &["store/redis"]),
-    ("axum::", &["http", "ingest.rs"]),
+    ("axum::", &["http", "ingest"]),
     ("hyper::", &["http"]),
     ("reqwest::", &["client", "audit/wire.rs", "audit/stream.rs", "otlp"]),
     ("opentelemetry", &["otlp"]),
@@ -18,11 +18,11 @@ const BORDERS: [(&str, &[&str]); 16] = [
     ("rustix::", &["descriptors.rs", "bench/resume.rs"]),
     ("crate::desk", &["desk", "cli/demo"]),
     ("crate::hub", &["hub", "http", "sse.rs"]),
-    ("crate::rules", &["rules", "http", "ingest.rs", "writer.rs", "hub", "config.rs", "cli/serve.rs"]),
-    ("crate::writer", &["http", "ingest.rs", "hub"]),
-    ("crate::sse", &["sse", "http", "hub/item.rs", "ingest.rs", "client", "audit/stream.rs", "cli/publish"]),
+    ("crate::rules", &["rules", "http", "ingest", "writer", "hub", "config.rs", "cli/serve.rs"]),
+    ("crate::writer", &["http", "ingest", "hub"]),
+    ("crate::sse", &["sse", "http", "hub/item.rs", "ingest", "client", "audit/stream.rs", "cli/publish"]),
     ("crate::http", &["http", "cli/demo.rs"]),
-    ("crate::quota", &["http", "ingest.rs"]),
+    ("crate::quota", &["http", "ingest"]),
 ];
 
 #[test]
